@@ -1,0 +1,77 @@
+"""Write the naive parallel code; it runs as if an expert had tuned it.
+
+    import grainwise as ray
+
+    @ray.remote
+    def double(x):
+        return x * 2
+
+    results = ray.get([double.remote(x) for x in range(100_000)])
+
+Tiny tasks are batched by measured cost, large arguments are stored once in shared memory and read without a
+copy, workers start in milliseconds and stay.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import errors as errors
+    from .api.session import init as init
+    from .api.session import is_initialized as is_initialized
+    from .api.session import shutdown as shutdown
+    from .api.tasks import RemoteFunction as RemoteFunction
+    from .api.tasks import remote as remote
+    from .api.values import cancel as cancel
+    from .api.values import get as get
+    from .api.values import put as put
+    from .api.values import wait as wait
+    from .objects.ref import ObjectRef as ObjectRef
+
+_WHERE = {
+    "init": "api.session",
+    "shutdown": "api.session",
+    "is_initialized": "api.session",
+    "RemoteFunction": "api.tasks",
+    "remote": "api.tasks",
+    "put": "api.values",
+    "get": "api.values",
+    "wait": "api.values",
+    "cancel": "api.values",
+    "ObjectRef": "objects.ref",
+}
+
+__all__ = [
+    "ObjectRef",
+    "RemoteFunction",
+    "cancel",
+    "errors",
+    "get",
+    "init",
+    "is_initialized",
+    "put",
+    "remote",
+    "shutdown",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("grainwise")
+    if name == "errors":
+        return import_module(".errors", __name__)
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{where}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

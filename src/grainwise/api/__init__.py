@@ -1,0 +1,1 @@
+"""The words that users say: remote, put, get, wait, cancel, init, shutdown."""

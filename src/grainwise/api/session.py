@@ -1,0 +1,135 @@
+"""Starting and ending a session: `init`, `shutdown`, `is_initialized`, and the automatic start."""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+from ..engine import current
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..engine.current import EngineLike
+
+_start_lock = _thread.allocate_lock()
+_has_exit_hooks = False
+
+
+def init(
+    *,
+    num_cpus: float | None = None,
+    object_store_memory: int | None = None,
+    spill_dir: str | None = None,
+    ignore_reinit_error: bool = False,
+) -> None:
+    """Start the engine. Optional: the first task, `put` or `get` starts it with defaults.
+
+    Returns at once; worker processes are forked when the first task needs them.
+
+    Args:
+        num_cpus: tasks that run at once (a task takes one CPU unless its options say otherwise); by default
+            the CPUs that this process may use.
+        object_store_memory: bytes of shared memory for large objects before they spill to disk; by default
+            30 % of the memory.
+        spill_dir: folder for objects that don't fit; "off" raises `ObjectStoreFullError` instead. Files
+            there have no name and go with the program, however it ends.
+        ignore_reinit_error: do nothing if the engine is running already.
+
+    Raises:
+        RuntimeError: the engine is running already.
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range.
+    """
+    from ..config import resolve
+
+    with _start_lock:
+        if is_initialized():
+            if ignore_reinit_error:
+                return
+            raise RuntimeError(
+                "init() was called while the engine is running - expected one session at a time - call shutdown() "
+                "first, or init(ignore_reinit_error=True)"
+            )
+        current.check_not_foreign()
+        _start(resolve(num_cpus, object_store_memory, spill_dir))
+
+
+def shutdown() -> None:
+    """End the session: unfinished tasks are abandoned, all processes end, shared memory is given back.
+
+    Arrays that came out of `get` stay valid. Calling it again, or without a session, does nothing.
+    """
+    engine = current.current()
+    if engine is None or not hasattr(engine, "shutdown"):
+        return
+    engine.shutdown()
+    if current.current() is engine:
+        current.install(None)
+
+
+def is_initialized() -> bool:
+    """Say whether the engine is running in this process (inside a task it always is)."""
+    engine = current.current()
+    return engine is not None and not engine.is_closed
+
+
+def engine() -> EngineLike:
+    """Return the running engine, starting it with defaults if there is none.
+
+    Raises:
+        EngineClosedError: in a process that was forked off a program with an engine.
+    """
+    running = current.current()
+    if running is not None and not running.is_closed:
+        return running
+    with _start_lock:
+        running = current.current()
+        if running is not None and not running.is_closed:
+            return running
+        current.check_not_foreign()
+        from ..config import resolve
+
+        return _start(resolve())
+
+
+def _start(settings: Any) -> EngineLike:
+    from ..engine.driver import Engine
+
+    started = Engine(settings)
+    current.install(started)
+    _add_exit_hooks()
+    return started
+
+
+def _add_exit_hooks() -> None:
+    global _has_exit_hooks
+    if _has_exit_hooks:
+        return
+    _has_exit_hooks = True
+    import atexit
+    import threading
+
+    # Before the interpreter waits for non-daemon threads where that hook exists, else at exit.
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        try:
+            register(shutdown)
+        except RuntimeError:
+            pass
+    atexit.register(shutdown)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _after_fork_in_child() -> None:
+    """A child of a fork must not act on its parent's engine."""
+    global _start_lock
+    _start_lock = _thread.allocate_lock()
+    engine = current.current()
+    if engine is None:
+        return
+    current.mark_foreign()
+    abandon = getattr(engine, "abandon", None)
+    if abandon is not None:
+        abandon()

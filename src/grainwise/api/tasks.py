@@ -1,0 +1,330 @@
+"""`remote` and what it makes: functions whose calls run elsewhere."""
+
+from __future__ import annotations
+
+from ..engine.current import Exportable, Options
+from .session import engine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+    from ..objects.ref import ObjectRef
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    Out = TypeVar("Out")
+    Base = Generic[P, R, Out]
+else:
+    Any = None
+
+    def overload(function):
+        return function
+
+    class Base:
+        __slots__ = ()
+
+        def __class_getitem__(cls, item):
+            return cls
+
+
+_OPTIONS = ("max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+
+
+class RemoteFunction(Base):
+    """A function whose calls are tasks. Made by `remote`.
+
+    `f.remote(...)` submits a call and returns an `ObjectRef` at once; `f.options(...)` returns the same
+    function with other options. Calling it directly is an error, as it would run here; the plain function is
+    `f.__wrapped__`.
+    """
+
+    if not TYPE_CHECKING:
+        __slots__ = (
+            "__dict__",
+            "__weakref__",
+            "_exportable",
+            "_options",
+            "remote",
+        )
+
+    def __init__(self, exportable: Exportable, options: Options) -> None:
+        self._exportable = exportable
+        self._options = options
+        function = exportable.function
+        self.__wrapped__ = function
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            value = getattr(function, name, None)
+            if value is not None:
+                self.__dict__[name] = value
+        if not TYPE_CHECKING:
+            self.remote = _Unbound(self)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> Out: ...
+        @overload
+        def remote(self, first: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out: ...
+        @overload
+        def remote(self, first: Any, second: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out: ...
+        @overload
+        def remote(self, first: Any, second: Any, third: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out: ...
+        @overload
+        def remote(
+            self, first: Any, second: Any, third: Any, fourth: ObjectRef[Any], /, *args: Any, **kwargs: Any
+        ) -> Out: ...
+        def remote(self, *args: Any, **kwargs: Any) -> Any:
+            """Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
+
+            Arguments go by value as of now: changing one afterwards does not change what the task sees. A
+            ref at top level is replaced by its value; inside a container it stays a ref. Large arrays and
+            objects are stored once, however often they are passed, and arrive without a copy, read-only.
+
+            Raises:
+                SerializationError: an argument can't be pickled; names it and the path to the culprit.
+                InfeasibleTaskError: more CPUs are asked for than the engine has.
+                EngineClosedError: in a process forked off the program.
+            """
+
+    @overload
+    def options(
+        self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
+        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    ) -> RemoteFunction[P, R, ObjectRef[R]]: ...  # fmt: skip
+    @overload
+    def options(
+        self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
+        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    ) -> RemoteFunction[P, R, None]: ...  # fmt: skip
+    @overload
+    def options(
+        self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
+        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    ) -> RemoteFunction[P, R, list[ObjectRef[Any]]]: ...  # fmt: skip
+    @overload
+    def options(
+        self, *, num_cpus: float | None = None, max_retries: int | None = None,
+        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    ) -> RemoteFunction[P, R, Out]: ...  # fmt: skip
+    def options(self, **options: Any) -> Any:
+        """Return the same function with some options changed; see `remote` for them.
+
+        Raises:
+            TypeError: an option is unknown or of the wrong type.
+            ValueError: an option is out of range.
+        """
+        return RemoteFunction(self._exportable, _check(options, self._options))
+
+    if not TYPE_CHECKING:
+
+        def __call__(self, *args, **kwargs):
+            """Refuse: a direct call would run here.
+
+            Raises:
+                TypeError: always.
+            """
+            name = self._options.name
+            raise TypeError(f"remote function {name!r} was called directly - use {name}.remote(...) to run it as a task")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        exportable = self._exportable
+        return _rebuild, (
+            exportable.function,
+            exportable.name,
+            exportable.identify(),
+            exportable.is_exported,
+            self._options.astuple(),
+        )
+
+    def __repr__(self) -> str:
+        return f"<RemoteFunction {self._options.name}>"
+
+
+RemoteFunction.__module__ = "grainwise"
+
+
+def _rebuild(
+    function: Callable[..., Any], name: str, uid: bytes, is_exported: bool, options: tuple[Any, ...]
+) -> RemoteFunction[..., Any, Any]:
+    return RemoteFunction(Exportable(function, name, uid, is_exported), Options(*options))
+
+
+class _Unbound:
+    """Stands for `f.remote` until the first call binds it to the running engine.
+
+    Bound, `f.remote` is the engine's own closure: no attribute of ours stands between a call and its append.
+    """
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        owner = self.owner
+        running = engine()
+        bound = running.bind(owner._exportable, owner._options)
+        on_close = getattr(running, "on_close", None)
+        if on_close is not None:
+            import weakref
+
+            on_close(_Unbinder(weakref.ref(owner)))
+        owner.remote = bound
+        return bound(*args, **kwargs)
+
+
+class _Unbinder:
+    """Makes a function look for an engine again once this one has ended."""
+
+    __slots__ = ("reference",)
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+
+    def __call__(self) -> None:
+        owner = self.reference()
+        if owner is not None:
+            owner._exportable.is_exported = False
+            owner.remote = _Unbound(owner)
+
+
+@overload
+def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+@overload
+def remote(
+    *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
+    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+) -> _Decorator: ...  # fmt: skip
+@overload
+def remote(
+    *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
+    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+) -> _DecoratorNone: ...  # fmt: skip
+@overload
+def remote(
+    *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
+    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+) -> _DecoratorMany: ...  # fmt: skip
+def remote(*args: Any, **options: Any) -> Any:
+    """Make calls of a function run as tasks in worker processes.
+
+    Use it bare (`@remote`), with options (`@remote(num_cpus=2)`) or as a call (`remote(f)`). Functions of any
+    kind will do, lambdas and closures included; no `if __name__ == "__main__"` guard is needed.
+
+    Tiny tasks are batched by measured cost; nobody picks a chunk size.
+
+    Args:
+        *args: the function.
+        **options:
+            num_cpus: CPUs that a run occupies, >= 0, default 1. 0 does not count against the limit.
+            num_returns: results of a call, >= 0, default 1. With 2 and more the function returns as many
+                values and `.remote()` a list of refs.
+            max_retries: runs beyond the first when the worker dies, default 3, -1 for no limit. With 0 a
+                task is never run twice, and its batch-mates' results are reported one by one.
+            retry_exceptions: True, or exception classes, to run again after such an error as well (at most
+                `max_retries` times in all); default False.
+            name: how messages call the task; default the function's qualified name.
+
+    Raises:
+        TypeError: what is decorated is not a function, or an option is unknown or of the wrong type.
+        ValueError: an option is out of range.
+    """
+    if len(args) == 1 and not options and callable(args[0]):
+        return _make(args[0], {})
+    if args:
+        raise TypeError(f"remote() expected one function or keyword options, got {_kinds(args)}")
+
+    def decorate(function: Any) -> Any:
+        if not callable(function):
+            raise TypeError(f"remote() expected a function, got {type(function).__name__}")
+        return _make(function, options)
+
+    _check(options, Options())
+    return decorate
+
+
+def _kinds(args: tuple[Any, ...]) -> str:
+    return ", ".join(type(arg).__name__ for arg in args)
+
+
+def _make(function: Any, options: dict[str, Any]) -> Any:
+    if isinstance(function, RemoteFunction):
+        raise TypeError(f"remote() expected a plain function, got the remote function {function._options.name!r}")
+    if isinstance(function, type):
+        raise TypeError(
+            f"remote() expected a function, got the class {function.__qualname__!r} - actors are not offered yet"
+        )
+    name = getattr(function, "__qualname__", None) or type(function).__name__
+    name = name.replace("<locals>.", "") if "<locals>." in name else name
+    return RemoteFunction(Exportable(function, name), _check(options, Options(name=name)))
+
+
+def _check(changes: dict[str, Any], start: Options) -> Options:
+    """Return options with some changed, checked."""
+    checks = {
+        "num_cpus": _check_num_cpus,
+        "num_returns": _check_num_returns,
+        "max_retries": _check_max_retries,
+        "retry_exceptions": _check_retry_exceptions,
+        "name": _check_name,
+    }
+    values = dict(zip(("num_cpus", "num_returns", "max_retries", "retry_exceptions", "name"), start.astuple()))
+    for name, value in changes.items():
+        if name not in checks:
+            raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
+        if value is not None:
+            values[name] = checks[name](value)
+    return Options(**values)
+
+
+def _check_num_cpus(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"option num_cpus expected a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"option num_cpus expected at least 0, got {value}")
+    return float(value)
+
+
+def _check_num_returns(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"option num_returns expected an int, got {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"option num_returns expected at least 0, got {value}")
+    return value
+
+
+def _check_max_retries(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"option max_retries expected an int, got {type(value).__name__}")
+    if value < -1:
+        raise ValueError(f"option max_retries expected -1 (no limit) or more, got {value}")
+    return value
+
+
+def _check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(v, type) and issubclass(v, BaseException) for v in value):
+        return tuple(value)
+    raise TypeError(f"option retry_exceptions expected a bool or a list of exception classes, got {value!r:.200}")
+
+
+def _check_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"option name expected a str, got {type(value).__name__}")
+    return value
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Decorator(Protocol):
+        def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+
+    class _DecoratorNone(Protocol):
+        def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, None]: ...
+
+    class _DecoratorMany(Protocol):
+        def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, list[ObjectRef[Any]]]: ...

@@ -1,0 +1,132 @@
+"""`put`, `get`, `wait` and `cancel`: the words about refs."""
+
+from __future__ import annotations
+
+from ..objects.ref import ObjectRef
+from .session import engine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, TypeVar, overload
+
+    T = TypeVar("T")
+else:
+
+    def overload(function):
+        return function
+
+
+def put(value: T) -> ObjectRef[T]:
+    """Store a value once and return a ref to it.
+
+    Rarely needed: a large argument passed by value to many tasks is stored once by itself. Arrays in what
+    comes back from `get` are read-only views of shared memory.
+
+    Raises:
+        TypeError: the value is an ObjectRef.
+        SerializationError: the value can't be pickled; names the culprit and the path to it.
+        ObjectStoreFullError: the store is full and spilling is off.
+        OutOfDiskError: the store is full, and so is the spill folder.
+    """
+    return engine().put(value)
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """Wait for values and return them: one for a ref, a list (in order) for a list of refs.
+
+    Large arrays are read in place, without a copy, and are read-only; everything else is a copy of your own.
+
+    Args:
+        refs: an `ObjectRef` or a sequence of them.
+        timeout: seconds to wait at most; None waits as long as it takes, 0 does not wait.
+
+    Raises:
+        GetTimeoutError: the time is over; the tasks go on.
+        TaskError: a task raised; the error is also of the type that the task raised. The first in the order
+            of `refs`.
+        WorkerCrashedError: a task's worker died and it may not be retried (again).
+        TaskCancelledError: a task was cancelled.
+        TypeError: something in `refs` is not an ObjectRef.
+    """
+    if timeout is not None:
+        timeout = _check_timeout("get", timeout)
+    if isinstance(refs, ObjectRef):
+        return engine().get((refs,), timeout)[0]
+    return engine().get(_check_refs("get", refs), timeout)
+
+
+def wait(
+    refs: Sequence[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Wait until `num_returns` of the refs are resolved (errors count) or the time is over.
+
+    Args:
+        refs: a list of different refs.
+        num_returns: how many to wait for, 1 to `len(refs)`.
+        timeout: seconds to wait at most; None waits as long as it takes, 0 only looks.
+        fetch_local: accepted for compatibility; on one machine values are always local.
+
+    Returns:
+        The resolved refs, at most `num_returns`, and all others, both in the order of `refs`.
+
+    Raises:
+        ValueError: `num_returns` is out of range or a ref appears twice.
+        TypeError: something in `refs` is not an ObjectRef.
+    """
+    if isinstance(refs, ObjectRef):
+        raise TypeError("wait() expected a list of ObjectRefs, got one ObjectRef")
+    checked = _check_refs("wait", refs)
+    if len(set(map(id, checked))) != len(checked):
+        raise ValueError("wait() expected different refs, got one of them twice")
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError(f"wait(num_returns=...) expected an int, got {type(num_returns).__name__}")
+    if not 0 < num_returns <= len(checked):
+        raise ValueError(f"wait(num_returns={num_returns}) expected 1 to {len(checked)}, the number of refs")
+    if timeout is not None:
+        timeout = _check_timeout("wait", timeout)
+    return engine().wait(checked, num_returns, timeout)
+
+
+def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel a task; `get` of its ref then raises `TaskCancelledError`.
+
+    A task that has not begun never runs. A running one is interrupted by a `KeyboardInterrupt` at its next
+    bytecode (not inside native code). A finished one is left alone.
+
+    Args:
+        ref: the ref of the task.
+        force: kill the worker of a running task instead; what else it held is run elsewhere.
+        recursive: cancel the tasks that it has submitted, too.
+
+    Raises:
+        TypeError: `ref` is not an ObjectRef.
+    """
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"cancel() expected an ObjectRef, got {type(ref).__name__}")
+    engine().cancel(ref, force=force, recursive=recursive)
+
+
+def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
+    if isinstance(refs, (str, bytes)) or not hasattr(refs, "__iter__"):
+        raise TypeError(f"{word}() expected an ObjectRef or a list of them, got {type(refs).__name__}")
+    checked = refs if refs.__class__ is list else list(refs)
+    kinds = set(map(type, checked))
+    kinds.discard(ObjectRef)
+    if kinds:
+        for position, ref in enumerate(checked):
+            if not isinstance(ref, ObjectRef):
+                raise TypeError(f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}")
+    return checked
+
+
+def _check_timeout(word: str, timeout: Any) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"{word}(timeout=...) expected seconds or None, got {type(timeout).__name__}")
+    if timeout < 0:
+        raise ValueError(f"{word}(timeout={timeout}) expected at least 0")
+    return float(timeout)

@@ -1,0 +1,134 @@
+"""Settings of a session: one frozen object; every field has a unit, a default and a GRAINWISE_* variable.
+
+| field | `init` argument | variable | default |
+|---|---|---|---|
+| `num_cpus` | `num_cpus` | `GRAINWISE_NUM_CPUS` | CPUs that this process may use (affinity, cgroup quota) |
+| `object_store_memory_bytes` | `object_store_memory` | `GRAINWISE_OBJECT_STORE_MEMORY` | 30 % of the memory |
+| `spill_directory` | `spill_dir` | `GRAINWISE_SPILL_DIR` | the temp folder; "off" turns spilling off |
+| `threads_per_worker` | - | `GRAINWISE_THREADS_PER_WORKER` | 1 |
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STORE_SHARE = 0.3
+MIN_STORE_BYTES = 1 << 20
+
+
+class Settings:
+    """What a session runs with; frozen. Use `resolve`.
+
+    Attributes:
+        num_cpus: tasks of one CPU that run at once, > 0.
+        object_store_memory_bytes: what large objects may fill in shared memory before they spill.
+        spill_directory: folder for what does not fit, None to raise `ObjectStoreFullError` instead.
+        threads_per_worker: limit for the thread pools of native libraries (BLAS, OpenMP) in each worker.
+    """
+
+    __slots__ = ("num_cpus", "object_store_memory_bytes", "spill_directory", "threads_per_worker")
+
+    num_cpus: float
+    object_store_memory_bytes: int
+    spill_directory: str | None
+    threads_per_worker: int
+
+    def __init__(self, **fields: Any) -> None:
+        for name in self.__slots__:
+            object.__setattr__(self, name, fields[name])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Settings are frozen - expected init({name}=...) before the engine starts")
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+def resolve(
+    num_cpus: float | None = None, object_store_memory: int | None = None, spill_dir: str | None = None
+) -> Settings:
+    """Return settings from arguments, then variables, then defaults.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument or variable is out of range.
+    """
+    cpus = _number("num_cpus", num_cpus, "GRAINWISE_NUM_CPUS")
+    if cpus is None:
+        cpus = available_cpus()
+    if cpus <= 0:
+        raise ValueError(f"num_cpus must be more than 0, got {cpus:g}")
+    store = _number("object_store_memory", object_store_memory, "GRAINWISE_OBJECT_STORE_MEMORY")
+    if store is None:
+        store = int(available_memory_bytes() * STORE_SHARE)
+    if store < MIN_STORE_BYTES:
+        raise ValueError(f"object_store_memory must be at least {MIN_STORE_BYTES:,} bytes, got {store:,g}")
+    threads = _number("threads_per_worker", None, "GRAINWISE_THREADS_PER_WORKER")
+    return Settings(
+        num_cpus=cpus,
+        object_store_memory_bytes=int(store),
+        spill_directory=_spill_directory(spill_dir),
+        threads_per_worker=int(threads or 1),
+    )
+
+
+def _number(name: str, value: Any, variable: str) -> float | None:
+    """Return an argument or its variable as a number."""
+    if value is not None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"init({name}=...) expected a number, got {type(value).__name__}")
+        return value
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{variable} expected a number, got {text!r}") from None
+
+
+def _spill_directory(argument: str | None) -> str | None:
+    if argument is not None and not isinstance(argument, (str, os.PathLike)):
+        raise TypeError(f"init(spill_dir=...) expected a path, got {type(argument).__name__}")
+    chosen = argument if argument is not None else os.environ.get("GRAINWISE_SPILL_DIR")
+    if chosen == "off":
+        return None
+    if not chosen:
+        return next((p for p in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp") if p and os.path.isdir(p)), os.getcwd())
+    path = os.path.abspath(os.fspath(chosen))
+    if not os.path.isdir(path):
+        raise ValueError(f"spill_dir expected an existing folder, got {path!r}")
+    return path
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, bounded by the cgroup's quota."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, count)
+
+
+def available_memory_bytes() -> int:
+    """Return the memory of this machine, bounded by the cgroup's limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = file.read().strip()
+        if limit != "max":
+            total = min(total, int(limit))
+    except (OSError, ValueError):
+        pass
+    return total

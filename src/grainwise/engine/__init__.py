@@ -1,0 +1,1 @@
+"""Who runs it: the driver, the template process, the workers and what connects them."""

@@ -1,0 +1,248 @@
+"""Ends that nobody planned: dead workers, a dead template, cancellation, shutdown.
+
+A worker's death has one suspect: the item that it had started (it published its index before it called the
+function). Reported results stand. Items that had finished unreported run again free of charge, un-started
+ones go elsewhere, and the suspect is charged a retry, or fails with `WorkerCrashedError` when it has none
+left. After that its spec runs one task at a time until one succeeds: batch-mates of a poison task are never
+in the same boat twice. Tasks that must not run twice (`max_retries=0`) are reported one by one, so for them
+no item is ever finished and unreported.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from ..errors import TaskCancelledError, WorkerCrashedError, WorkerStartError
+from . import control, template
+from .process import read_tail
+from .tasks import EXIT, Call, TaskSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..objects.ref import ObjectRef
+    from .batches import SentBatch
+    from .driver import Engine
+    from .pool import WorkerHandle
+
+_SIGINT = 2
+_KILLED = 9
+
+
+# -- processes -----------------------------------------------------------------------------------------
+
+
+def on_template_message(engine: Engine, message: tuple[int, int, int, int]) -> None:
+    """Take a message of the template. The caller has the turn."""
+    operation, uid, pid, status = message
+    handle = engine.pool.workers.get(uid)
+    if handle is None:
+        return
+    if operation == template.FORKED:
+        handle.pid = pid
+    elif operation == template.EXITED:
+        _worker_ended(engine, handle, status)
+
+
+def on_template_lost(engine: Engine) -> None:
+    """The template has ended, and its workers with it: start anew, unless it does so again and again."""
+    detail = engine.pool.template_output()
+    engine.pool.lose_template()
+    has_failed = engine.pool.note_start_failure(monotonic())
+    for handle in list(engine.pool.workers.values()):
+        handle.is_up = True  # not its own failure to start
+        _worker_ended(engine, handle, _KILLED)
+    if has_failed:
+        fail_everything(engine, WorkerStartError(detail=detail))
+
+
+def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
+    """A worker is gone: keep what it has reported, blame one item, give the rest to others."""
+    engine.read(handle)  # what it sent before it died is in the socket still
+    handle.is_exited = True
+    handle.status = status
+    engine.output.forget(handle)
+    if handle.batches:
+        engine.counters.crashes += 1
+    for wait in list(handle.waits.values()):
+        wait.is_over = True
+    running = handle.words[control.SEQ] if handle.is_up else 0
+    started = handle.words[control.STARTED]
+    for batch in reversed(list(handle.batches.values())):
+        _settle(engine, handle, batch, started if batch.seq == running else None)
+    detail = "" if handle.is_up else _last_words(engine, handle)
+    engine.policy.died(handle.number)
+    engine.by_number.pop(handle.number, None)
+    engine.borders.end_loans(handle)
+    engine.pool.remove(handle)
+    if not handle.is_up and engine.pool.note_start_failure(monotonic()):
+        fail_everything(engine, WorkerStartError(detail=detail))
+
+
+def _last_words(engine: Engine, handle: WorkerHandle) -> str:
+    if handle.status < 0:
+        return f"fork failed: {os.strerror(-handle.status)}"
+    words = handle.last_words or engine.pool.template_output()
+    return words or f"no output; {_how_it_ended(handle.status)}"
+
+
+def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int | None) -> None:
+    """Decide about the items of a dead worker's batch."""
+    spec = batch.spec
+    rest = batch.refs[batch.base : batch.stop]
+    if not rest:
+        return
+    if started is not None and batch.base <= started < batch.stop:
+        suspect = batch.refs[started]
+        rest.remove(suspect)
+        if suspect._state is spec:
+            if engine.charge(spec, suspect):
+                engine.suspects.add(spec)
+                engine.queue_first(spec, [suspect])
+            else:
+                engine.fail(suspect, _crashed(handle, batch, started))
+    elif batch.is_blocked:
+        # Some child on top of it died, or somebody killed the worker: not this task's doing.
+        pass
+    engine.queue_first(spec, rest)
+
+
+def _crashed(handle: WorkerHandle, batch: SentBatch, index: int) -> WorkerCrashedError:
+    """Return the error of the task that was running, with what is known of the end."""
+    status = handle.status
+    by_signal = os.WIFSIGNALED(status)
+    lines = [f"it was running item {index + 1} of {len(batch.refs)} of a batch"]
+    if batch.is_blocked:
+        lines = ["it was waiting for other tasks"]
+    tail = read_tail(handle.crash_fd)
+    if tail:
+        lines.append(tail)
+    if handle.last_words:
+        lines.append("last lines of its error output:\n" + handle.last_words)
+    return WorkerCrashedError(
+        task_name=batch.spec.name,
+        pid=handle.pid or None,
+        exit_code=None if by_signal else os.WEXITSTATUS(status),
+        signal=os.WTERMSIG(status) if by_signal else None,
+        detail="\n".join(lines),
+    )
+
+
+def _how_it_ended(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"signal {os.WTERMSIG(status)}"
+    return f"exit code {os.WEXITSTATUS(status)}"
+
+
+def retire(engine: Engine, handle: WorkerHandle) -> None:
+    """End an idle worker that is not needed any more."""
+    engine.policy.died(handle.number)
+    engine.by_number.pop(handle.number, None)
+    engine.post(handle, (EXIT,))
+
+
+# -- errors --------------------------------------------------------------------------------------------
+
+
+def is_worth_retrying(error: BaseException, which: Any) -> bool:
+    """Say whether `retry_exceptions` covers an error."""
+    return which is True or (isinstance(which, (tuple, list)) and isinstance(error, tuple(which)))
+
+
+def fresh(error: BaseException) -> BaseException:
+    """Return a copy to raise: an exception raised twice would collect both tracebacks."""
+    import copy
+
+    try:
+        again = copy.copy(error)
+    except Exception:  # noqa: BLE001 - a class that can't be copied is raised as it is
+        return error
+    if again.__class__ is not error.__class__:
+        return error
+    if again.__cause__ is None:
+        again.__cause__ = error.__cause__
+    return again
+
+
+def fail_everything(engine: Engine, error: BaseException) -> None:
+    """Resolve all that is outstanding with an error. The caller has the turn."""
+    for handle in engine.pool.workers.values():
+        for batch in list(handle.batches.values()):
+            for ref in batch.refs[batch.base :]:
+                if ref._state is batch.spec:
+                    engine.fail(ref, error)
+    for spec in list(engine.specs.values()):
+        queue, keep = spec.open, []
+        while queue:
+            keep.append(queue.popleft())
+        for ref in keep:
+            if ref._state is spec:
+                engine.fail(ref, error)
+    engine.leadership.wake()
+
+
+# -- cancellation --------------------------------------------------------------------------------------
+
+
+def cancel(engine: Engine, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
+    """Cancel a task: one that has not begun never runs, a running one is interrupted (or its worker killed)."""
+    spec = ref._state
+    if spec.__class__ is not TaskSpec:
+        return  # finished, or not a task
+    error = TaskCancelledError(task_name=spec.name)
+    for handle in list(engine.pool.workers.values()):
+        for batch in list(handle.batches.values()):
+            if batch.spec is not spec:
+                continue
+            index = _index(batch, ref)
+            if index is not None:
+                _cancel_sent(engine, handle, batch, index, error, force=force, recursive=recursive)
+                return
+    engine.fail(_primary(spec, ref), error)
+
+
+def _index(batch: SentBatch, ref: ObjectRef[Any]) -> int | None:
+    for index in range(batch.base, batch.stop):
+        item = batch.refs[index]
+        if item is ref or (item._value.__class__ is Call and item._value.outs and ref in item._value.outs):
+            return index
+    return None
+
+
+def _primary(spec: TaskSpec, ref: ObjectRef[Any]) -> ObjectRef[Any]:
+    """Return the ref that stands in the queue for a call with several results."""
+    if spec.num_returns == 1:
+        return ref
+    for item in list(spec.open):
+        if item._value.__class__ is Call and item._value.outs and ref in item._value.outs:
+            return item
+    return ref
+
+
+def _cancel_sent(
+    engine: Engine, handle: WorkerHandle, batch: SentBatch, index: int, error: TaskCancelledError,
+    *, force: bool, recursive: bool,
+) -> None:  # fmt: skip
+    """Cancel an item that a worker holds."""
+    item = batch.refs[index]
+    words = handle.words
+    if not batch.is_blocked:
+        start = control.take_back(words, batch.seq, index, engine.barrier)
+        if start is not None and start < batch.stop:
+            engine.requeue(handle, batch, start)
+            if start <= index:
+                engine.fail(item, error)
+                return
+    if recursive and batch.children:
+        for child in batch.children.get(index, []):
+            cancel(engine, child, force=force, recursive=True)
+    if force:
+        engine.fail(item, error)
+        engine.pool.kill(handle, _KILLED)
+    elif handle.pid and (batch.is_blocked or (words[control.SEQ] == batch.seq and words[control.STARTED] == index)):
+        words[control.CANCEL] = (batch.seq << 32 | index) + 1
+        engine.pool.kill(handle, _SIGINT)
+    else:
+        engine.fail(item, error)  # claimed together with its neighbours, and about to run or done

@@ -1,0 +1,120 @@
+"""The engine of this process: the driver's, the one inside a worker, or none."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Protocol
+
+    from ..objects.ref import ObjectRef
+
+    class EngineLike(Protocol):
+        """What the words that users say need of an engine, in the driver and inside a task alike."""
+
+        is_closed: bool
+
+        def bind(self, function: Exportable, options: Options) -> Callable[..., Any]: ...
+        def put(self, value: Any) -> ObjectRef[Any]: ...
+        def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]: ...
+        def wait(
+            self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+        ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]: ...
+        def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None: ...
+
+
+_engine: EngineLike | None = None
+_is_foreign = False
+
+
+def current() -> EngineLike | None:
+    """Return the engine of this process, None before the first start and after a shutdown."""
+    return _engine
+
+
+def install(engine: EngineLike | None) -> None:
+    """Make an engine the one of this process."""
+    global _engine
+    _engine = engine
+
+
+def mark_foreign() -> None:
+    """Note that this process was forked off a program with an engine: that engine is not ours."""
+    global _engine, _is_foreign
+    _is_foreign = _engine is not None or _is_foreign
+    _engine = None
+
+
+def check_not_foreign() -> None:
+    """Refuse to start or use an engine in a process that was forked off a program with one.
+
+    Raises:
+        EngineClosedError: always in such a process.
+    """
+    if _is_foreign:
+        from ..errors import EngineClosedError
+
+        raise EngineClosedError(
+            "grainwise was used in a process that was forked off a program with a running engine - expected "
+            "the process that called init() - start child programs with subprocess or the spawn method, or "
+            "submit the work as a task"
+        )
+
+
+class Exportable:
+    """A function as the user decorated it; what an engine needs to send it.
+
+    Attributes:
+        function: the plain function.
+        name: for messages.
+        uid: identity of this decorated function wherever it travels, made at its first export.
+        is_exported: a driver knows, or is just learning, the function under its uid.
+    """
+
+    __slots__ = ("function", "is_exported", "name", "uid")
+
+    def __init__(self, function: Callable[..., Any], name: str, uid: bytes = b"", is_exported: bool = False) -> None:
+        self.function = function
+        self.name = name
+        self.uid = uid
+        self.is_exported = is_exported
+
+    def identify(self) -> bytes:
+        """Return the uid, making it at first need."""
+        if not self.uid:
+            import os
+
+            self.uid = os.urandom(16)
+        return self.uid
+
+
+class Options:
+    """Checked options of a task.
+
+    Attributes:
+        num_cpus: CPUs that a run occupies, >= 0.
+        num_returns: results of a call, >= 0.
+        max_retries: runs beyond the first after a worker's death, -1 for no limit.
+        retry_exceptions: False, True, or the exception classes that are worth another run.
+        name: for messages.
+    """
+
+    __slots__ = ("max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+
+    def __init__(
+        self,
+        num_cpus: float = 1.0,
+        num_returns: int = 1,
+        max_retries: int = 3,
+        retry_exceptions: bool | tuple[type[BaseException], ...] = False,
+        name: str = "",
+    ) -> None:
+        self.num_cpus = num_cpus
+        self.num_returns = num_returns
+        self.max_retries = max_retries
+        self.retry_exceptions = retry_exceptions
+        self.name = name
+
+    def astuple(self) -> tuple[Any, ...]:
+        """Return the values in the order of the constructor."""
+        return (self.num_cpus, self.num_returns, self.max_retries, self.retry_exceptions, self.name)

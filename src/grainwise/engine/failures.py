@@ -1,0 +1,98 @@
+"""Exceptions on their way from a worker to the driver, and pickling errors that name the culprit."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import SerializationError, TaskError, trim_traceback
+from ..objects.codec import ERROR_WIRE, Packed, loads, pack, serialize
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def error_wire(error: BaseException, task_name: str) -> tuple[Any, ...]:
+    """Return an exception as an item's result: (ERROR_WIRE, pickle or None, task, traceback text, pid).
+
+    The pickle is tried here, both ways, so that it can't fail at the driver.
+    """
+    pid = os.getpid()
+    text = _safely(lambda: trim_traceback(error), f"{type(error).__name__} (its traceback can't be shown)")
+    stream = None
+    try:
+        wrapped = TaskError.wrap(error, task_name=task_name, traceback_text=text, pid=pid)
+        stream = _travels(wrapped)
+        if stream is None:
+            stream = _travels(wrapped.portable(lambda value: _travels(value) is not None))
+    except Exception:  # noqa: BLE001 - the text travels in any case
+        stream = None
+    return (ERROR_WIRE, stream, task_name, text, pid)
+
+
+def read_error(wire: tuple[Any, ...]) -> BaseException:
+    """Return the exception of an error wire, at the driver."""
+    _, stream, task_name, text, pid = wire
+    if stream is not None:
+        try:
+            error = loads(stream)
+        except Exception:  # noqa: BLE001 - its class can't be made here: the text says what happened
+            error = None
+        if isinstance(error, BaseException):
+            return error
+    return TaskError.wrap(None, task_name=task_name, traceback_text=text, pid=pid)
+
+
+def _travels(value: object) -> bytes | None:
+    """Return the pickle of a value that survives pickling and unpickling, else None."""
+    try:
+        stream = serialize(value)
+        loads(stream)
+    except Exception:  # noqa: BLE001 - that is the question
+        return None
+    return stream
+
+
+def _safely(make: Any, fallback: str) -> str:
+    try:
+        return str(make())
+    except Exception:  # noqa: BLE001 - hostile __str__ and __repr__
+        return fallback
+
+
+def pack_or_name(value: object, sink: Any, *, what: str, name: str, task_name: str) -> Packed:
+    """Serialize a value, or say what in it can't be.
+
+    Args:
+        value: the argument, result or function.
+        sink: where large parts go.
+        what: "argument 'x'", "result", ... for the message.
+        name: how the path to the culprit begins, such as "x".
+        task_name: the task.
+
+    Raises:
+        SerializationError: names the culprit and the path to it.
+    """
+    from ..errors import GrainwiseError
+
+    try:
+        return pack(value, sink)
+    except GrainwiseError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        from ..objects.culprit import describe, find_culprit
+
+        culprit = find_culprit(value, name=name)
+        reason = describe(culprit) if culprit is not None else f"{type(error).__name__}: {_safely(lambda: error, '')}"
+        path = culprit.path if culprit is not None else ""
+        raise SerializationError(reason, task_name=task_name, what=what, path=path) from error
+
+
+def load_error(failure: BaseException, task_name: str) -> SerializationError:
+    """Return the error of a function that can't be unpickled in a worker."""
+    reason = f"{type(failure).__name__}: {_safely(lambda: failure, '')}"
+    error = SerializationError(reason, task_name=task_name, what="function", action="unpickled")
+    error.__cause__ = failure
+    return error

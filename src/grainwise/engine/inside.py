@@ -1,0 +1,435 @@
+"""The engine as a task sees it: `remote`, `get`, `wait`, `put` and `cancel` inside a worker.
+
+Children are collected and leave together: when their parent blocks, when its item ends, when there are many,
+or at the reporter's next tick. The driver owns and schedules them; this process only borrows their refs.
+
+A task that blocks gives its un-started batch-mates back and tells the driver what it waits for; the driver
+lends its CPU to others. While it waits, it may be sent children of its own, which run on top of its stack:
+that can't deadlock, because it would have waited for them anyway, and it bounds the number of processes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections import deque
+from time import monotonic, perf_counter
+
+from ..errors import GetTimeoutError, SerializationError, TaskCancelledError
+from ..objects import ref as refs_module
+from ..objects.codec import CALL_WIRE, ERROR_WIRE, Packed, is_atom, known_ref, unpack
+from ..objects.ref import FAILED, PACKED, READY, ObjectRef
+from . import control, current
+from .failures import load_error, pack_or_name, read_error
+from .tasks import CANCEL_REF, EXIT, IN_PLACE, PUT, RUN, SUBMIT, UNWANT, WANT, packed_wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from .current import Exportable, Options
+    from .worker import Worker
+
+MULTI_WIRE = 4
+REF_WIRE = 3
+SHIP_AT = 64
+SLICE_S = 0.05
+UID_SHIFT = 40
+
+
+class BorrowedRef(ObjectRef):  # type: ignore[type-arg]
+    """A ref of the driver's that this worker holds; dropping it gives the loan back."""
+
+    __slots__ = ("__weakref__", "count", "dropped")
+
+    count: int
+    dropped: deque[tuple[int, int]]
+
+    def __del__(self) -> None:
+        try:
+            self.dropped.append((self._id, self.count))
+        except AttributeError:
+            pass  # never finished
+
+
+class Answer:
+    """What a waiting thread is told."""
+
+    __slots__ = ("event", "values")
+
+    def __init__(self) -> None:
+        self.event = threading.Lock()
+        self.event.acquire()
+        self.values: list[tuple[int, Any]] | None = None
+
+
+class Inside:
+    """See the module docstring. Offers what `current.EngineLike` names."""
+
+    def __init__(self, worker: Worker, settings: dict[str, Any]) -> None:
+        self.worker = worker
+        self.num_cpus = settings["num_cpus"]
+        self.is_closed = False
+        self.is_waiting = False
+        self.waited_s = 0.0
+        self.dropped: deque[tuple[int, int]] = deque()
+        self.kept: list[Packed] = []  # results not reported yet: the refs inside must outlive them
+        self._refs: weakref.WeakValueDictionary[int, BorrowedRef] = weakref.WeakValueDictionary()
+        self._ids = itertools.count(1)
+        self._tokens = itertools.count(1)
+        self._open: deque[tuple[Any, ...]] = deque()
+        self._told: set[bytes] = set()
+        self._answers: dict[int, Answer] = {}
+        self._read_lock = threading.RLock()
+        self._main = threading.get_ident()
+
+    def install(self) -> None:
+        """Make this the engine of the process."""
+        current.install(self)
+        refs_module.hooks.restore = self.ref
+        refs_module.hooks.future = self.future
+        refs_module.hooks.identify = None
+
+    # -- values ----------------------------------------------------------------------------------------
+
+    def ref(self, identity: int) -> ObjectRef[Any]:
+        """Return the ref that has arrived under this identity; each arrival counts as one loan."""
+        known = known_ref(identity)
+        return known if known is not None else self._borrow(identity)
+
+    def _borrow(self, identity: int, count: int = 1) -> BorrowedRef:
+        ref = self._refs.get(identity)
+        if ref is None:
+            ref = BorrowedRef()
+            ref._id = identity
+            ref._state = None
+            ref._value = None
+            ref.count = 0
+            ref.dropped = self.dropped
+            self._refs[identity] = ref
+        ref.count += count
+        return ref
+
+    def load(self, wire: tuple[Any, ...]) -> Any:
+        """Unpack a packed wire."""
+        return unpack(self._packed(wire))
+
+    def _packed(self, wire: tuple[Any, ...]) -> Packed:
+        _, stream, pieces, blobs, refs = wire
+        borrow = self.worker.outpost.borrow
+        return Packed(
+            stream, pieces, tuple(borrow(blob) for blob in blobs), tuple(self._borrow(identity) for identity in refs)
+        )
+
+    def call(self, function: Callable[..., Any], wire: tuple[Any, ...]) -> Any:
+        """Unpack the arguments of a call and run it."""
+        _, wires, names = wire
+        args = []
+        for position, arg in enumerate(wires):
+            if arg.__class__ is tuple:
+                try:
+                    arg = self.load(arg)
+                except BaseException as error:
+                    what = _argument_name(position, len(wires), names)
+                    reason = f"{type(error).__name__}: {error}"
+                    raise SerializationError(
+                        reason, task_name=self.worker.task_name, what=what, action="unpickled"
+                    ) from error
+            args.append(arg)
+        if names:
+            first = len(args) - len(names)
+            return function(*args[:first], **dict(zip(names, args[first:])))
+        return function(*args)
+
+    def pack_result(self, value: object) -> tuple[Any, ...]:
+        """Return the wire of a result that is not an atom.
+
+        Raises:
+            SerializationError: names what in it can't be pickled.
+        """
+        return self._pack_for_driver(value, "result", "result")
+
+    def pack_results(self, num_returns: int) -> Callable[[Any], tuple[Any, ...]]:
+        """Return what packs the value of a task with several results."""
+
+        def pack_each(value: Any) -> tuple[Any, ...]:
+            if not num_returns:
+                return (MULTI_WIRE, [])
+            try:
+                values = list(value)
+            except TypeError:
+                values = [value]
+            if len(values) != num_returns:
+                raise ValueError(
+                    f"task {self.worker.task_name!r} returned {len(values)} values - expected {num_returns} "
+                    f"(its num_returns)"
+                )
+            return (MULTI_WIRE, [v if is_atom(v) else self._pack_for_driver(v, f"result {i}", f"result[{i}]") for i, v in enumerate(values)])
+
+        return pack_each
+
+    def _pack_for_driver(self, value: object, what: str, name: str) -> tuple[Any, ...]:
+        packed = pack_or_name(value, self.worker.outpost, what=what, name=name, task_name=self.worker.task_name)
+        if packed.refs:
+            self.kept.append(packed)
+        return packed_wire(packed, [blob.lend() for blob in packed.blobs], [ref._id for ref in packed.refs])  # type: ignore[attr-defined]
+
+    # -- submitting ------------------------------------------------------------------------------------
+
+    def bind(self, function: Exportable, options: Options) -> Callable[..., Any]:
+        """Return what submits a call of a function."""
+        if options.num_cpus > self.num_cpus:
+            from ..errors import InfeasibleTaskError
+
+            raise InfeasibleTaskError(
+                f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most {self.num_cpus:g}, "
+                f"which is what the engine has"
+            )
+        astuple = options.astuple()
+
+        def submit(*args: Any, **kwargs: Any) -> Any:
+            return self._submit(function, astuple, options, args, kwargs)
+
+        return submit
+
+    def _submit(
+        self, function: Exportable, astuple: tuple[Any, ...], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        uid = function.identify()
+        with_function = None
+        if not function.is_exported and uid not in self._told:
+            self._told.add(uid)
+            packed = pack_or_name(
+                function.function, self.worker.outpost, what="function", name=function.name, task_name=options.name
+            )
+            with_function = packed_wire(packed, [b.lend() for b in packed.blobs], [r._id for r in packed.refs])  # type: ignore[attr-defined]
+        held: list[Any] = []
+        wires = [
+            self._arg_wire(arg, _argument_name(i, len(args) + len(kwargs), tuple(kwargs)), options.name, held)
+            for i, arg in enumerate((*args, *kwargs.values()))
+        ]
+        count = max(1, options.num_returns)
+        base = self.worker.uid << UID_SHIFT
+        refs = [self._borrow(base | next(self._ids)) for _ in range(count)]
+        batch = self.worker.batch
+        parent = None if batch is None else (batch.seq, self.worker.words[control.STARTED])
+        # The held values and refs must outlive the frame: the driver takes its own hold when it reads it.
+        self._open.append(
+            ([ref._id for ref in refs], uid, function.name, with_function, astuple, wires, tuple(kwargs), parent, held, refs)
+        )
+        if len(self._open) >= SHIP_AT:
+            self._send_open()
+        if options.num_returns == 0:
+            return None
+        return refs[0] if options.num_returns == 1 else list(refs)
+
+    def _arg_wire(self, arg: Any, what: str, task_name: str, held: list[Any]) -> Any:
+        if is_atom(arg):
+            return arg
+        held.append(arg)
+        if isinstance(arg, ObjectRef):
+            return (REF_WIRE, arg._id)
+        packed = pack_or_name(arg, self.worker.outpost, what=what, name=what.split("'")[1] if "'" in what else what, task_name=task_name)
+        held.append(packed)
+        return packed_wire(packed, [b.lend() for b in packed.blobs], [r._id for r in packed.refs])  # type: ignore[attr-defined]
+
+    def has_unsent(self) -> bool:
+        """Say whether children wait to be sent."""
+        return bool(self._open)
+
+    def ship(self) -> None:
+        """Send the collected children. The caller holds the worker's send lock."""
+        children, held = [], []
+        while self._open:
+            try:
+                *child, kept, refs = self._open.popleft()
+            except IndexError:
+                break
+            children.append(tuple(child))
+            held.append((kept, refs))
+        if children:
+            self.worker.channel.send((SUBMIT, children))
+
+    def _send_open(self) -> None:
+        worker = self.worker
+        worker.shielded += 1
+        try:
+            with worker.send_lock:
+                self.ship()
+        finally:
+            worker.unshield()
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a value and return a ref to it."""
+        if isinstance(value, ObjectRef):
+            raise TypeError("put() got an ObjectRef - expected a value; pass the ref itself instead")
+        held: list[Any] = []
+        wire = self._arg_wire(value, "value", "put", held)
+        ref = self._borrow(self.worker.uid << UID_SHIFT | next(self._ids))
+        self.worker.send((PUT, ref._id, wire))
+        if is_atom(value):
+            ref._state, ref._value = READY, value
+        return ref
+
+    # -- waiting ---------------------------------------------------------------------------------------
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """Return the values of refs, waiting for them."""
+        missing = {ref._id: ref for ref in refs if ref._state.__class__ is not int}
+        if missing and not self._await(missing, len(missing), timeout_s):
+            left = sum(ref._state.__class__ is not int for ref in missing.values())
+            raise GetTimeoutError(f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet")
+        return [self._value(ref) for ref in refs]
+
+    def _value(self, ref: ObjectRef[Any]) -> Any:
+        if ref._state == READY:
+            return ref._value
+        if ref._state == PACKED:
+            return unpack(ref._value)
+        raise ref._value
+
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Wait until so many refs are resolved or the time is over."""
+        missing = {ref._id: ref for ref in refs if ref._state.__class__ is not int}
+        wanted = num_returns - (len(refs) - len(missing))
+        if missing:
+            self._await(missing, max(0, wanted), timeout_s)
+        ready = [ref for ref in refs if ref._state.__class__ is int][:num_returns]
+        chosen = set(map(id, ready))
+        return ready, [ref for ref in refs if id(ref) not in chosen]
+
+    def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
+        """Ask the driver to cancel a task."""
+        self._send_open()
+        self.worker.send((CANCEL_REF, ref._id, force, recursive))
+
+    def future(self, ref: ObjectRef[Any]) -> Any:
+        """Return a future that a thread of its own resolves."""
+        from concurrent.futures import Future
+
+        result: Any = Future()
+        result.set_running_or_notify_cancel()
+
+        def resolve() -> None:
+            try:
+                result.set_result(self.get([ref], None)[0])
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks
+                result.set_exception(error)
+
+        threading.Thread(target=resolve, name="grainwise-future", daemon=True).start()
+        return result
+
+    def _await(self, missing: dict[int, ObjectRef[Any]], count: int, timeout_s: float | None) -> bool:
+        """Tell the driver what is wanted and wait until `count` of it is there; false on a timeout."""
+        worker = self.worker
+        is_task = threading.get_ident() == self._main and worker.batch is not None
+        begin, waited_s = perf_counter(), self.waited_s
+        token = next(self._tokens)
+        answer = self._answers[token] = Answer()
+        item = None
+        if is_task:
+            assert worker.batch is not None
+            worker.give_back()
+            worker.report(worker.batch, -1)
+            item = (worker.batch.seq, worker.words[control.STARTED])
+            self.is_waiting = True
+        try:
+            self._send_open()
+            worker.send((WANT, token, list(missing), count, item))
+            deadline = None if timeout_s is None else monotonic() + timeout_s
+            while answer.values is None:
+                left = SLICE_S if deadline is None else min(SLICE_S, deadline - monotonic())
+                if left <= 0 and not self._read(answer, is_task, 0.0):
+                    break
+                self._read(answer, is_task, max(0.0, left))
+                if item is not None and worker.words[control.CANCEL] == (item[0] << 32 | item[1]) + 1:
+                    from .worker import Cancelled
+
+                    worker.words[control.CANCEL] = 0
+                    raise Cancelled
+        finally:
+            del self._answers[token]
+            if answer.values is None:
+                worker.send((UNWANT, token))
+            if is_task:
+                self.is_waiting = False
+                self.waited_s = waited_s + perf_counter() - begin
+        for identity, wire in answer.values or ():
+            self._resolve(missing[identity], wire)
+        return answer.values is not None
+
+    def _read(self, answer: Answer, is_task: bool, timeout_s: float) -> bool:
+        """Read one frame, or let whoever reads already find the answer."""
+        worker = self.worker
+        if not self._read_lock.acquire(blocking=False):
+            return answer.event.acquire(timeout=timeout_s) if timeout_s else False
+        try:
+            if answer.values is not None:
+                return True
+            if not worker.channel.spin() and not worker.channel.wait(timeout_s):
+                return False
+            worker.shielded += 1
+            try:
+                message = worker.channel.receive(spin=False)
+            finally:
+                worker.unshield()
+        finally:
+            self._read_lock.release()
+        if message is None or message[0] == EXIT:
+            import os
+
+            os._exit(0)
+        if message[0] == RUN and not (is_task and message[4] & IN_PLACE):
+            worker.inbox.append(message)
+        else:
+            worker.handle(message)
+        return True
+
+    def answered(self, token: int, values: list[tuple[int, Any]]) -> None:
+        """Hand the driver's answer to the thread that asked."""
+        answer = self._answers.get(token)
+        if answer is None:
+            for _, wire in values:  # too late: nobody wants it, but the loans must be given back
+                if wire.__class__ is tuple and wire[0] != ERROR_WIRE:
+                    self._packed(wire)
+            return
+        answer.values = values
+        answer.event.release()
+
+    def _resolve(self, ref: ObjectRef[Any], wire: Any) -> None:
+        if wire.__class__ is not tuple:
+            ref._value, ref._state = wire, READY
+        elif wire[0] == ERROR_WIRE:
+            error = TaskCancelledError(task_name=wire[2]) if wire[3] == "cancelled" else read_error(wire)
+            ref._value, ref._state = error, FAILED
+        else:
+            ref._value, ref._state = self._packed(wire), PACKED
+
+    def next_message(self) -> tuple[Any, ...] | None:
+        """Read the next frame for the main loop; tidy up when none comes for a while."""
+        worker = self.worker
+        while True:
+            if worker.inbox:
+                return worker.inbox.pop(0)
+            with self._read_lock:
+                try:
+                    return worker.channel.receive()
+                except BlockingIOError:
+                    pass
+            worker.outpost.trim(32 << 20)
+            with worker.send_lock:
+                self.ship()
+                worker.send_returned()
+
+
+def _argument_name(position: int, count: int, names: tuple[str, ...]) -> str:
+    """Return how messages call an argument."""
+    first = count - len(names)
+    return f"argument {position}" if position < first else f"argument {names[position - first]!r}"
+
+
+__all__ = ["CALL_WIRE", "Inside", "load_error"]

@@ -1,0 +1,281 @@
+"""The driver's side of tasks that submit, wait and store: see `inside` for the worker's side.
+
+A blocked task lends its CPU: its un-started batch-mates go back to the queue, the policy counts its worker as
+not running, and other workers (new ones if need be) take over. To keep the number of processes down to CPUs
+plus depth, a blocked worker is first offered its own un-started children, to run on top of its stack.
+
+Never in place: tasks that once killed a worker, and anything on top of a task that must not be run twice.
+"""
+
+from __future__ import annotations
+
+from ..errors import TaskCancelledError
+from ..objects.codec import ERROR_WIRE, PACKED_WIRE, serialize
+from ..objects.ref import FAILED, PACKED, READY, ObjectRef
+from . import control
+from .current import Options
+from .inside import MULTI_WIRE, REF_WIRE
+from .tasks import CANCEL_REF, EACH, IN_PLACE, PUT, SUBMIT, UNWANT, VALUES, WANT, Call, TaskSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .batches import SentBatch
+    from .driver import Engine
+    from .pool import WorkerHandle
+
+IN_PLACE_S = 2e-3
+"""Estimated work that a blocked worker is sent at once."""
+
+
+class Wait:
+    """What a thread of a worker waits for.
+
+    Attributes:
+        seq: the batch of the blocked task, 0 when it is a thread of its own that waits.
+    """
+
+    __slots__ = ("count", "handle", "is_over", "refs", "seq", "token")
+
+    def __init__(self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int) -> None:
+        self.handle = handle
+        self.token = token
+        self.refs = refs
+        self.count = count
+        self.seq = seq
+        self.is_over = False
+
+    def is_satisfied(self) -> bool:
+        """Say whether enough of the refs are resolved."""
+        return sum(1 for ref in self.refs if ref._state.__class__ is int) >= self.count
+
+
+def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -> None:
+    """Take a message about nested work. The caller has the turn."""
+    kind = message[0]
+    if kind == SUBMIT:
+        for child in reversed(message[1]):
+            _submit(engine, handle, *child)
+    elif kind == WANT:
+        _want(engine, handle, *message[1:])
+    elif kind == UNWANT:
+        wait = handle.waits.get(message[1])
+        if wait is not None:
+            _end_wait(engine, wait)
+    elif kind == PUT:
+        _put(engine, handle, message[1], message[2])
+    elif kind == CANCEL_REF:
+        from . import crash
+
+        crash.cancel(engine, engine.borders.refs[message[1]], force=message[2], recursive=message[3])
+    else:
+        raise AssertionError(f"unknown message {kind}")
+
+
+def _submit(
+    engine: Engine, handle: WorkerHandle, identities: list[int], uid: bytes, name: str, with_function: Any,
+    astuple: tuple[Any, ...], wires: list[Any], names: tuple[str, ...], parent: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    """Queue a child."""
+    borders = engine.borders
+    if with_function is not None:
+        packed = borders.adopt(with_function, handle)
+        if uid not in engine.functions:
+            engine.learn_function(uid, packed, name)
+    key = (uid, *astuple)
+    spec = engine.specs.get(key) or engine.new_spec(key, engine.functions[uid], Options(*astuple))
+    args = []
+    nbytes = 0
+    has_refs = False
+    for wire in wires:
+        if wire.__class__ is not tuple:
+            args.append(wire)
+        elif wire[0] == REF_WIRE:
+            has_refs = True
+            args.append(borders.refs[wire[1]])
+        else:
+            packed = borders.adopt(wire, handle)
+            nbytes += packed.nbytes() if not packed.blobs else 256
+            args.append(packed)
+    refs: list[ObjectRef[Any]] = []
+    for identity in identities:
+        ref: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
+        ref._id, ref._state, ref._value = identity, spec, None
+        borders.lend_ref(ref, handle)
+        refs.append(ref)
+    call = Call(tuple(args), names, nbytes)
+    if parent is not None:
+        call.parent = (handle.uid, *parent)
+        batch = handle.batches.get(parent[0])
+        if batch is not None:
+            if batch.children is None:
+                batch.children = {}
+            batch.children.setdefault(parent[1], []).extend(refs)
+    engine.submit(spec, call, has_refs, refs)
+    engine.active[spec] = None
+
+
+def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None:
+    ref: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
+    ref._id = identity
+    value = engine.borders.value_of(wire, handle)
+    ref._value, ref._state = value, PACKED if wire.__class__ is tuple else READY
+    engine.borders.lend_ref(ref, handle)
+
+
+# -- waiting -------------------------------------------------------------------------------------------
+
+
+def _want(
+    engine: Engine, handle: WorkerHandle, token: int, identities: list[int], count: int, item: tuple[int, int] | None
+) -> None:
+    refs = [engine.borders.refs[identity] for identity in identities]
+    wait = Wait(handle, token, refs, count, item[0] if item else 0)
+    if item is not None:
+        _give_back(engine, handle, *item)
+    if wait.is_satisfied():
+        _answer(engine, wait)
+        return
+    handle.waits[token] = wait
+
+    def resolved(_: ObjectRef[Any]) -> None:
+        if not wait.is_over and wait.is_satisfied():
+            _end_wait(engine, wait)
+            _answer(engine, wait)
+
+    for ref in refs:
+        if ref._state.__class__ is not int:
+            engine.watch(ref, resolved)
+    if item is not None:
+        batch = handle.batches[item[0]]
+        batch.is_blocked = True
+        handle.stack.append(item[0])
+        _count_blocked(engine, handle)
+        offer(engine, handle)
+
+
+def _give_back(engine: Engine, handle: WorkerHandle, seq: int, index: int) -> None:
+    """Take back everything that a worker whose task is about to wait has not begun.
+
+    The worker ends its batch after the waiting item by itself, and begins nothing else before it is answered,
+    so the limits of batches that wait behind need no barrier.
+    """
+    for batch in list(handle.batches.values()):
+        if batch.seq == seq:
+            if index + 1 < batch.stop:
+                engine.requeue(handle, batch, index + 1)
+        elif batch.seq > seq and not batch.is_blocked and batch.stop:
+            handle.words[control.claim_word(batch.seq) + 1] = 0
+            engine.requeue(handle, batch, batch.base)
+
+
+def _end_wait(engine: Engine, wait: Wait) -> None:
+    handle = wait.handle
+    wait.is_over = True
+    handle.waits.pop(wait.token, None)
+    if wait.seq in handle.stack:
+        handle.stack.remove(wait.seq)
+        batch = handle.batches.get(wait.seq)
+        if batch is not None:
+            batch.is_blocked = False
+        _count_blocked(engine, handle)
+
+
+def _answer(engine: Engine, wait: Wait) -> None:
+    """Send what is resolved of what a worker waits for."""
+    handle = wait.handle
+    lend = engine.borders.lender(handle)
+    values: list[tuple[int, Any]] = []
+    for ref in wait.refs:
+        state = ref._state
+        if state == READY:
+            values.append((ref._id, ref._value))
+        elif state == PACKED:
+            values.append((ref._id, lend(ref._value)))
+        elif state == FAILED:
+            values.append((ref._id, _error_for_worker(ref._value)))
+    engine.post(handle, (VALUES, wait.token, values))
+
+
+def _error_for_worker(error: BaseException) -> tuple[Any, ...]:
+    if isinstance(error, TaskCancelledError):
+        return (ERROR_WIRE, None, error.task_name, "cancelled", 0)
+    return (ERROR_WIRE, serialize(error), getattr(error, "task_name", ""), str(error), 0)
+
+
+def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
+    """Tell the policy whether a worker runs anything: it does while a child runs on top of a blocked task."""
+    is_running = any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values())
+    if handle.stack and not is_running:
+        engine.policy.blocked(handle.number)
+    else:
+        engine.policy.resumed(handle.number)
+
+
+# -- children in place ---------------------------------------------------------------------------------
+
+
+def offer(engine: Engine, handle: WorkerHandle) -> None:
+    """Send a blocked worker un-started children of its own that it waits for, if there are any."""
+    if not handle.stack or not handle.can_take() or not handle.waits:
+        return
+    if any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values()):
+        return
+    if any(handle.batches[seq].flags & EACH for seq in handle.stack if seq in handle.batches):
+        return
+    wait = next(reversed(handle.waits.values()))
+    chosen: list[ObjectRef[Any]] = []
+    spec: TaskSpec | None = None
+    room = 1
+    for ref in wait.refs:
+        if not _is_offerable(engine, handle, ref):
+            continue
+        if spec is None:
+            spec = ref._state
+            mean_s = engine.policy.estimates.mean_s(spec)
+            if mean_s is not None:
+                share = len(wait.refs) / (2 * engine.settings.num_cpus)
+                room = max(1, int(min(IN_PLACE_S / max(mean_s, 1e-8), share)))
+        if ref._state is spec:
+            chosen.append(ref)
+            if len(chosen) >= room:
+                break
+    if spec is None:
+        return
+    for ref in chosen:
+        ref._value.is_sent = True
+    engine.policy.resumed(handle.number)
+    engine.policy.sent(handle.number, spec, len(chosen))
+    engine.send_batch(handle, spec, chosen, IN_PLACE)
+
+
+def _is_offerable(engine: Engine, handle: WorkerHandle, ref: ObjectRef[Any]) -> bool:
+    spec, call = ref._state, ref._value
+    return (
+        spec.__class__ is TaskSpec
+        and call.__class__ is Call
+        and not call.is_sent
+        and not call.wants
+        and spec.num_returns == 1
+        and spec not in engine.suspects
+        and call.parent is not None
+        and call.parent[0] == handle.uid
+    )
+
+
+def batch_ended(engine: Engine, handle: WorkerHandle, batch: SentBatch) -> None:
+    """A batch has ended: a worker that is still blocked below it may be offered more."""
+    if handle.stack:
+        _count_blocked(engine, handle)
+        offer(engine, handle)
+
+
+def discard(engine: Engine, handle: WorkerHandle, wire: tuple[Any, ...]) -> None:
+    """Free what a result that nobody wants any more has brought along."""
+    if wire[0] == PACKED_WIRE:
+        engine.borders.adopt(wire, handle)
+    elif wire[0] == MULTI_WIRE:
+        for part in wire[1]:
+            if part.__class__ is tuple:
+                discard(engine, handle, part)

@@ -1,0 +1,168 @@
+"""What a submission is made of: functions, specs, calls, and their wire forms.
+
+    Function   the pickled function, identified by its content: shipped to a worker once
+    TaskSpec   a function with its options: the *key* of the policy, and the queue of its unsent refs
+    ObjectRef  one call: carries the bare argument until it is sent (`objects.ref`)
+    Call       what does not fit into a bare argument: several arguments, packed ones, refs, several results
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+
+from ..objects.codec import CALL_WIRE, PACKED_WIRE, Packed
+from ..objects.ref import PACKED, READY, ObjectRef
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# Messages to a worker: a tuple that begins with one of these.
+RUN = 0  # seq, function id, sub-block hint, flags, values
+FUNCTION = 1  # function id, packed wire, name
+VALUES = 2  # token, what the worker asked for
+FREE = 3  # ranges of its arenas
+DROP = 4  # nothing to do: wakes a worker up
+EXIT = 5
+
+# Messages from a worker.
+RESULTS = 16  # seq, start, values, all plain?, run count, total s, worst s, stopped at or -1
+READY_TO_RUN = 17  # the first message
+SUBMIT = 18  # children
+WANT = 19  # token, identities, how many, seq, index, may run in place?
+UNWANT = 20  # token
+RETURNED = 21  # borrowed blobs, dropped refs
+PUT = 22  # identity, wire
+CANCEL_REF = 23  # identity, force, recursive
+
+# Flags of RUN.
+EACH = 1  # report each item before the next begins
+IN_PLACE = 2  # run on top of the blocked task that waits for it
+
+DEFAULT_MAX_RETRIES = 3
+_keys = itertools.count(1)
+
+
+class Function:
+    """A function as workers receive it.
+
+    Attributes:
+        id: hash of the pickled content, so that equal functions are shipped once.
+        packed: the pickled function; captured arrays are stored like large arguments.
+        name: for messages.
+    """
+
+    __slots__ = ("id", "name", "packed")
+
+    def __init__(self, identity: bytes, packed: Packed, name: str) -> None:
+        self.id = identity
+        self.packed = packed
+        self.name = name
+
+
+class TaskSpec:
+    """A function with the options of its calls; the policy's key is the spec itself.
+
+    Attributes:
+        open: refs that were submitted and not sent. Submitters append, the state-lock holder pops.
+        send_at: a submitter that finds the queue this long calls `wake`. Written by the state-lock holder.
+        has_calls: some ref of this spec carries a `Call`.
+    """
+
+    __slots__ = (
+        "function",
+        "has_calls",
+        "max_retries",
+        "name",
+        "num_cpus",
+        "num_returns",
+        "number",
+        "open",
+        "retry_exceptions",
+        "send_at",
+    )
+
+    def __init__(
+        self,
+        function: Function,
+        *,
+        num_cpus: float,
+        num_returns: int,
+        max_retries: int,
+        retry_exceptions: Any,
+        name: str,
+    ) -> None:
+        self.number = next(_keys)
+        self.function = function
+        self.num_cpus = num_cpus
+        self.num_returns = num_returns
+        self.max_retries = max_retries
+        self.retry_exceptions = retry_exceptions
+        self.name = name
+        self.open: deque[ObjectRef[Any]] = deque()
+        self.send_at = 1
+        self.has_calls = False
+
+
+class Call:
+    """The arguments of one call that don't fit into a bare atom.
+
+    Attributes:
+        args: atoms, `Packed` values, and refs whose values the task receives.
+        kw_names: names of the last arguments.
+        outs: the refs of the results when there are several.
+        nbytes: what travels inline.
+        parent: the worker's uid, batch and index whose task submitted this, for `cancel(recursive=True)`.
+        is_sent: it has left the queue.
+    """
+
+    __slots__ = ("args", "is_sent", "kw_names", "nbytes", "outs", "parent", "wants")
+
+    def __init__(self, args: tuple[Any, ...], kw_names: tuple[str, ...], nbytes: int) -> None:
+        self.args = args
+        self.kw_names = kw_names
+        self.nbytes = nbytes
+        self.outs: tuple[ObjectRef[Any], ...] | None = None
+        self.parent: tuple[int, int, int] | None = None
+        self.is_sent = False
+        self.wants = 0  # arguments that are not there yet
+
+    def dependencies(self) -> list[ObjectRef[Any]]:
+        """Return the refs whose values this call needs."""
+        return [arg for arg in self.args if isinstance(arg, ObjectRef)]
+
+    def wire(self, lend: Callable[[Packed], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Return what travels; `lend` turns packed values into their wire form for one worker."""
+        return (CALL_WIRE, [self._value(arg, lend) for arg in self.args], self.kw_names)
+
+    @staticmethod
+    def _value(arg: Any, lend: Callable[[Packed], tuple[Any, ...]]) -> Any:
+        if arg.__class__ is Packed:
+            return lend(arg)
+        if isinstance(arg, ObjectRef):
+            if arg._state == READY:
+                return arg._value
+            if arg._state == PACKED:
+                return lend(arg._value)
+            raise AssertionError("a call was sent before its arguments were there")
+        return arg
+
+
+def packed_wire(packed: Packed, blobs: list[Any], refs: list[int]) -> tuple[Any, ...]:
+    """Return the wire form of a packed value, given the descriptors of its blobs and identities of its refs."""
+    return (PACKED_WIRE, packed.stream, packed.pieces, blobs, refs)
+
+
+def function_identity(packed: Packed) -> bytes:
+    """Return the hash of a pickled function's content, captured arrays included."""
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=16)
+    for piece in (packed.stream, *packed.pieces):
+        if isinstance(piece, bytes):
+            digest.update(piece)
+        elif piece is not None:
+            digest.update(packed.blobs[piece[0]].view(piece[1], piece[2]))
+    return digest.digest()

@@ -1,0 +1,241 @@
+"""The template process: it imports once what workers need, then forks one of them in a millisecond.
+
+    driver ── control socket ──► template ── fork ──► worker, worker, ...
+              FORK, KILL               └── SIGCHLD: EXITED, with the status
+
+It is started by exec, never by forking the user's threaded program, and it has one thread, because a worker
+asks the kernel to be killed when the *thread* that forked it ends. It is the only parent of workers, so it
+alone may signal them by number: a process that has not been waited for keeps its number.
+
+It ends with the driver (end of file, or the driver's process descriptor, should a forked child hold the
+socket), and takes all workers and what they started with it: each worker leads a process group.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import sys
+
+import _signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MESSAGE = struct.Struct("<qqqq")
+"""Operation, the worker's uid, and two values."""
+
+# From the driver.
+FORK = 1  # uid, slot; with descriptors: socket, side socket, output, errors, crash file
+KILL = 2  # uid, signal
+CONTROL = 3  # with the control page's descriptor
+
+# To the driver.
+FORKED = 16  # uid, process id
+EXITED = 17  # uid, process id, status as of os.waitpid
+BOOTED = 18
+
+MAX_FDS = 8
+CONTROL_FD = 3
+
+BOOTSTRAP = """\
+import sys
+sys.path.insert(0, {path!r})
+from grainwise.engine.template import main
+main()
+"""
+
+
+def main() -> None:
+    """Run the template until the driver is gone."""
+    Template(socket.socket(fileno=CONTROL_FD)).run()
+    os._exit(0)
+
+
+def read_exactly(sock: socket.socket, nbytes: int) -> bytes:
+    """Read so many bytes, or fewer at the end of file."""
+    data = b""
+    while len(data) < nbytes:
+        more = sock.recv(nbytes - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+class Template:
+    """The template's state: its children by process id."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.children: dict[int, int] = {}  # process id -> uid
+        self.pids: dict[int, int] = {}  # uid -> process id
+        self.control_page = -1
+        self.settings: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Serve fork requests; return when the driver is gone."""
+        import gc
+
+        self._boot()
+        gc.collect()
+        gc.freeze()
+        wake_in, wake_out = os.pipe()
+        for fd in (wake_in, wake_out):
+            os.set_blocking(fd, False)
+        _signal.set_wakeup_fd(wake_out)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        self._tell(BOOTED, 0, os.getpid())
+        poller = select.poll()
+        watched = [self.control.fileno(), wake_in]
+        driver = _open_pidfd(self.settings["driver_pid"])
+        if driver is not None:
+            watched.append(driver)
+        for fd in watched:
+            poller.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poller.poll():
+                if fd == wake_in:
+                    os.read(wake_in, 4096)
+                    self._reap()
+                elif fd == driver or not self._serve():
+                    self._end()
+                    return
+
+    def _boot(self) -> None:
+        """Become like the driver: its path, its arguments, what it has imported."""
+        size = int.from_bytes(read_exactly(self.control, 8), "little")
+        import _pickle
+
+        self.settings = settings = _pickle.loads(read_exactly(self.control, size))
+        sys.path[:] = settings["path"]
+        sys.prefix, sys.exec_prefix = settings["prefix"]
+        sys.argv[:] = settings["argv"]
+        if settings["needs_site"]:
+            import site
+
+            site.main()
+            sys.path[:] = settings["path"]
+        from . import worker  # noqa: F401 - what every worker runs
+        from ..objects import outpost  # noqa: F401
+
+        for name in ["cloudpickle", *settings["modules"]]:
+            try:
+                __import__(name)
+            except Exception:  # noqa: BLE001 - the task that needs it will say so
+                continue
+
+    def _serve(self) -> bool:
+        """Take one request; false at the end of file."""
+        from .channel import receive_fds
+
+        try:
+            data, fds = receive_fds(self.control, MESSAGE.size, MAX_FDS)
+        except OSError:
+            return False
+        if not data:
+            return False
+        operation, uid, value, _ = MESSAGE.unpack(data)
+        if operation == CONTROL:
+            self.control_page = fds[0]
+        elif operation == FORK:
+            self._fork(uid, value, fds)
+        elif operation == KILL and uid in self.pids:
+            self._kill(self.pids[uid], value)
+        return True
+
+    def _fork(self, uid: int, slot: int, fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            self._tell(EXITED, uid, 0, -(error.errno or 1))
+            return
+        if pid == 0:
+            self._become_worker(uid, slot, fds)
+        try:
+            os.setpgid(pid, pid)
+        except OSError:
+            pass
+        self.children[pid] = uid
+        self.pids[uid] = pid
+        for fd in fds:
+            os.close(fd)
+        self._tell(FORKED, uid, pid)
+
+    def _become_worker(self, uid: int, slot: int, fds: list[int]) -> None:
+        """In the child: leave the template's descriptors and signals behind, and run."""
+        status = 1
+        try:
+            parent = os.getppid()
+            _signal.set_wakeup_fd(-1)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+            os.setpgid(0, 0)
+            self.control.close()
+            from .worker import run_worker
+
+            run_worker(uid, slot, parent, self.control_page, fds, self.settings)
+            status = 0
+        except BaseException:  # noqa: BLE001 - the last word goes to the error file
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except Exception:  # noqa: BLE001
+                    pass
+            os._exit(status)
+
+    def _reap(self) -> None:
+        """Wait for ended children and report them; what they started in their group goes too."""
+        for pid in list(self.children):
+            try:
+                info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                info = None
+            if info is None:
+                continue
+            self._kill(-pid, _signal.SIGKILL)  # before the number can be given to anyone else
+            _, status = os.waitpid(pid, 0)
+            uid = self.children.pop(pid)
+            del self.pids[uid]
+            self._tell(EXITED, uid, pid, status)
+
+    def _kill(self, pid: int, number: int) -> None:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            pass
+
+    def _end(self) -> None:
+        """The driver is gone: so is everybody else."""
+        for pid in self.children:
+            self._kill(-pid, _signal.SIGKILL)
+            self._kill(pid, _signal.SIGKILL)
+        for pid in self.children:
+            try:
+                os.waitpid(pid, 0)
+            except OSError:
+                pass
+
+    def _tell(self, operation: int, uid: int, value: int = 0, status: int = 0) -> None:
+        try:
+            self.control.sendall(MESSAGE.pack(operation, uid, value, status))
+        except OSError:
+            pass
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when the driver ends."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+    return fd if os.getppid() == pid else None

@@ -1,0 +1,400 @@
+"""The worker: runs batches, reports results early, and never runs what is not its own any more.
+
+    main thread      receive a frame ─► run a batch item by item ─► report
+    reporter thread  while a batch runs: sends finished results that wait behind a long item
+
+A task that calls `get` waits inside `inside.Inside`, which reads frames on top of the task's stack and may
+run the task's own children there.
+
+Guarantees:
+
+* The index of an item is published before its function is called (`control.STARTED`), so a crash has one
+  suspect.
+* No item is run that the driver has taken back; no result is sent twice.
+* An exception of any kind, in the function, its arguments or its result, is that item's result.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from time import perf_counter
+
+from ..objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
+from . import control
+from .channel import Channel, receive_fds, send_fd
+from .tasks import DROP, EACH, EXIT, FREE, FUNCTION, IN_PLACE, READY_TO_RUN, RESULTS, RETURNED, RUN, VALUES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+BLOCK_S = 50e-6
+"""Estimated work that is claimed at once: claims cost little, and little is out of reach of the driver."""
+MAX_BLOCK = 1024
+REPORT_S = 5e-3
+"""Finished results wait at most about so long."""
+IDLE_TICKS = 20
+TRIM_AFTER_S = 1.0
+KEEP_BYTES = 32 << 20
+
+
+class Cancelled(KeyboardInterrupt):
+    """Raised inside a task that is cancelled; a KeyboardInterrupt, so that `except Exception` lets it pass."""
+
+
+class Batch:
+    """A batch that is being run.
+
+    Attributes:
+        results: one wire per finished item, in order; sent ones are replaced by None.
+        sent: how many results were reported.
+        block: iterator over the claimed sub-block; whoever blocks drains it.
+        stop: the batch ends here at the latest; set when the rest is given back.
+    """
+
+    __slots__ = ("block", "flags", "results", "sent", "seq", "spent_s", "stop", "timed", "values", "worst_s")
+
+    def __init__(self, seq: int, values: list[Any], flags: int) -> None:
+        self.seq = seq
+        self.values = values
+        self.flags = flags
+        self.results: list[Any] = []
+        self.sent = 0
+        self.block: Any = iter(())
+        self.stop = len(values)
+        self.spent_s = 0.0  # run time not reported yet
+        self.worst_s = 0.0
+        self.timed = 0  # items that the unreported time stands for
+
+
+class Worker:
+    """One worker process. See the module docstring."""
+
+    def __init__(self, uid: int, words: memoryview, channel: Channel, fd_socket: socket.socket) -> None:
+        self.uid = uid
+        self.words = words
+        self.channel = channel
+        self.functions: dict[bytes, Callable[..., Any] | BaseException] = {}
+        self.names: dict[bytes, str] = {}
+        self.batch: Batch | None = None
+        self.task_name = ""
+        self.shielded = 0
+        self.is_interrupted = False
+        self.inbox: list[tuple[Any, ...]] = []  # batches that must wait for the blocked task
+        self.inside: Any = None  # set by run_worker
+        self.outpost: Any = None
+        self.send_lock = threading.RLock()
+        self._fd_socket = fd_socket
+        self._fds: dict[int, tuple[int, int]] = {}
+        self._reporter_lock = threading.Lock()
+        self._reporter_lock.acquire()
+        self._reporter_parked = False
+        self._reporter: threading.Thread | None = None
+
+    # -- main loop -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the driver is gone."""
+        self.send((READY_TO_RUN, os.getpid()))
+        while True:
+            if self.inbox:
+                message: tuple[Any, ...] | None = self.inbox.pop(0)
+            else:
+                message = self.inside.next_message()
+            if message is None or message[0] == EXIT:
+                return
+            self.handle(message)
+
+    def handle(self, message: tuple[Any, ...]) -> None:
+        """Do what a frame says."""
+        kind = message[0]
+        if kind == RUN:
+            self.run_batch(*message[1:])
+        elif kind == FUNCTION:
+            self._learn_function(*message[1:])
+        elif kind == FREE:
+            self.outpost.free(message[1])
+        elif kind == VALUES:
+            self.inside.answered(message[1], message[2])
+        elif kind != DROP:
+            raise AssertionError(f"unknown message {kind}")
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send a frame; safe from any thread and from cancellation in the middle."""
+        self.shielded += 1
+        try:
+            with self.send_lock:
+                self.channel.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(0)  # the driver is gone
+        finally:
+            self.unshield()
+
+    def unshield(self) -> None:
+        """Leave a stretch that cancellation must not tear apart."""
+        self.shielded -= 1
+        if self.is_interrupted and not self.shielded:
+            self.is_interrupted = False
+            raise Cancelled
+
+    def on_interrupt(self, *_: object) -> None:
+        """Signal handler: raise in the task that is meant, and only there."""
+        batch = self.batch
+        words = self.words
+        if batch is None or words[control.CANCEL] != (batch.seq << 32 | words[control.STARTED]) + 1:
+            return
+        if len(batch.results) > words[control.STARTED]:
+            return  # it has just finished
+        words[control.CANCEL] = 0
+        if self.shielded:
+            self.is_interrupted = True
+            return
+        raise Cancelled
+
+    # -- functions -------------------------------------------------------------------------------------
+
+    def _learn_function(self, identity: bytes, wire: Any, name: str) -> None:
+        self.names[identity] = name
+        try:
+            self.functions[identity] = self.inside.load(wire)
+        except BaseException as error:  # noqa: BLE001 - every item of this function fails with it
+            self.functions[identity] = error
+
+    # -- batches ---------------------------------------------------------------------------------------
+
+    def run_batch(
+        self, seq: int, identity: bytes, hint: int, flags: int, values: list[Any], num_returns: int
+    ) -> None:
+        """Run a batch, or what the driver leaves of it."""
+        outer = self.batch, self.task_name
+        batch = self.batch = Batch(seq, values, flags)
+        words = self.words
+        outer_words = words[control.SEQ], words[control.STARTED]
+        words[control.STARTED] = 0
+        words[control.SEQ] = seq
+        self.task_name = self.names.get(identity, "")
+        function = self.functions[identity]
+        if isinstance(function, BaseException):
+            failure = function
+
+            def function(*_: object, **__: object) -> None:
+                raise self._load_error(failure)
+
+        if len(values) > 1:
+            self._wake_reporter()
+        pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
+        self._run_items(batch, function, pack, 1 if flags & EACH else max(1, min(hint, MAX_BLOCK)))
+        stopped = len(batch.results)
+        self.batch, self.task_name = outer
+        words[control.STARTED] = outer_words[1]
+        words[control.SEQ] = outer_words[0]
+        self._flush_output()
+        self.report(batch, stopped)
+
+    def _run_items(
+        self, batch: Batch, function: Callable[..., Any], pack: Callable[[Any], Any], size: int
+    ) -> None:
+        """Claim sub-blocks and run them."""
+        words, results, values = self.words, batch.results, batch.values
+        append, call = results.append, self.inside.call
+        started, atoms, texts = control.STARTED, ATOMS, TEXTS
+        each = batch.flags & EACH
+        last_report = perf_counter()
+        while True:
+            i = first = len(results)
+            stop = self._claim(batch, i, size)
+            if stop <= i:
+                return
+            block = batch.block = iter(values[i:stop])
+            self.inside.waited_s = 0.0
+            begin = perf_counter()
+            try:
+                for value in block:
+                    words[started] = i
+                    result = function(value) if value.__class__ is not tuple else call(function, value)
+                    kind = result.__class__
+                    if kind in atoms or (kind in texts and len(result) <= ATOM_LIMIT):
+                        append(result)
+                    else:
+                        append(pack(result))
+                    i += 1
+            except BaseException as error:  # noqa: BLE001 - it is the item's result
+                if len(results) == i:
+                    append(self._error_wire(error))
+            now = perf_counter()
+            count = len(results) - first
+            spent_s = max(0.0, now - begin - self.inside.waited_s)
+            batch.spent_s += spent_s
+            batch.timed += count
+            mean_s = spent_s / count if count else 0.0
+            batch.worst_s = max(batch.worst_s, mean_s)
+            if not each:
+                size = max(1, min(MAX_BLOCK, 4 * size, int(BLOCK_S / max(mean_s, 1e-8))))
+            if each or now - last_report > REPORT_S:
+                if len(results) < batch.stop:
+                    self.report(batch, -1)
+                last_report = now
+
+    def _claim(self, batch: Batch, i: int, size: int) -> int:
+        """Make `[i, stop)` this worker's, against a driver that may be taking items back. See `control`."""
+        words = self.words
+        at = control.claim_word(batch.seq)
+        stop = min(i + size, batch.stop)
+        words[at] = stop
+        limit = words[at + 1]
+        if limit < stop:
+            stop = max(i, limit)
+            words[at] = stop
+        return stop
+
+    def give_back(self) -> None:
+        """The running task blocks: end the batch after it."""
+        batch = self.batch
+        if batch is not None:
+            for _ in batch.block:
+                pass
+            batch.stop = min(batch.stop, self.words[control.STARTED] + 1)
+
+    # -- reports ---------------------------------------------------------------------------------------
+
+    def report(self, batch: Batch, stopped: int) -> None:
+        """Send the results that have not been sent; `stopped` >= 0 ends the batch."""
+        self.shielded += 1
+        try:
+            with self.send_lock:
+                start, results = batch.sent, batch.results
+                end = len(results)
+                if end == start and stopped < 0:
+                    return
+                values = results[start:end]
+                results[start:end] = [None] * (end - start)
+                batch.sent = end
+                is_plain = tuple not in set(map(type, values))
+                count, spent_s, worst_s = batch.timed, batch.spent_s, batch.worst_s
+                batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
+                self.inside.ship()
+                self.channel.send((RESULTS, batch.seq, start, values, is_plain, count, spent_s, worst_s, stopped))
+                kept, self.inside.kept = self.inside.kept, []
+                del kept
+                self.send_returned()
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(0)
+        finally:
+            self.unshield()
+
+    def send_returned(self) -> None:
+        """Give back loans that died."""
+        blobs, refs = self.outpost.returned, self.inside.dropped
+        if blobs or refs:
+            self.channel.send((RETURNED, _drain(blobs), _drain(refs)))
+
+    def _flush_output(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:  # noqa: BLE001 - the user's stream, not our concern
+                pass
+
+    def _wake_reporter(self) -> None:
+        if self._reporter is None:
+            self._reporter = threading.Thread(target=self._report_late, name="grainwise-reporter", daemon=True)
+            self._reporter.start()
+        elif self._reporter_parked:
+            self._reporter_parked = False
+            self._reporter_lock.release()
+
+    def _report_late(self) -> None:
+        """Reporter thread: send what has waited for a tick, children submitted by a busy task included."""
+        quiet = 0
+        while True:
+            if quiet > IDLE_TICKS:
+                self._reporter_parked = True
+                self._reporter_lock.acquire()
+                quiet = 0
+            self._reporter_lock.acquire(timeout=REPORT_S)
+            batch = self.batch
+            quiet = quiet + 1 if batch is None else 0
+            if batch is not None and not self.inside.is_waiting:
+                seen = len(batch.results)
+                if seen > batch.sent or self.inside.has_unsent():
+                    self.report(batch, -1)
+
+    # -- errors ----------------------------------------------------------------------------------------
+
+    def _error_wire(self, error: BaseException) -> tuple[Any, ...]:
+        """Return an exception as a result; try the pickle once here, so that it can't fail at the driver."""
+        from .failures import error_wire
+
+        if isinstance(error, Cancelled):
+            return (ERROR_WIRE, None, self.task_name, "cancelled", os.getpid())
+        return error_wire(error, self.task_name)
+
+    def _load_error(self, failure: BaseException) -> BaseException:
+        from .failures import load_error
+
+        return load_error(failure, self.task_name)
+
+    # -- descriptors of arenas -------------------------------------------------------------------------
+
+    def announce_arena(self, arena_id: int, fd: int, capacity_bytes: int) -> None:
+        """Send an own arena's descriptor to the driver, ahead of the first object in it."""
+        send_fd(self._fd_socket, b"%d %d" % (arena_id, capacity_bytes), [fd])
+
+    def obtain_arena(self, arena_id: int) -> tuple[int, int]:
+        """Receive a foreign arena's descriptor, which the driver has sent ahead of the object."""
+        while arena_id not in self._fds:
+            data, fds = receive_fds(self._fd_socket, 64, 1)
+            number, capacity = map(int, data.split())
+            self._fds[number] = (fds[0], capacity)
+        return self._fds.pop(arena_id)
+
+
+def _drain(queue: Any) -> list[Any]:
+    taken = []
+    while queue:
+        try:
+            taken.append(queue.popleft())
+        except IndexError:
+            break
+    return taken
+
+
+def run_worker(
+    uid: int, slot: int, parent: int, control_fd: int, fds: list[int], settings: dict[str, Any]
+) -> None:
+    """Set up a freshly forked worker and serve until the driver is gone."""
+    import socket
+
+    import _signal
+
+    from ..objects.outpost import Outpost
+    from ..objects.store import Usage
+    from .inside import Inside
+    from .process import die_with_parent, redirect_output
+
+    die_with_parent(parent)
+    main_fd, side_fd, out_fd, err_fd, crash_fd = fds
+    redirect_output(out_fd, err_fd, crash_fd)
+    all_words = control.open_words(control_fd)
+    words = control.slot_words(all_words, slot)
+    control.register_for_barriers()
+    channel = Channel(socket.socket(fileno=main_fd), blocking=True)
+    worker = Worker(uid, words, channel, socket.socket(fileno=side_fd))
+    live = settings["num_slots"]
+    used = range(control.USED, control.SLOT_WORDS * live, control.SLOT_WORDS)
+    worker.outpost = Outpost(
+        uid * 2 + 2,
+        settings["capacity_bytes"],
+        settings["spill_directory"],
+        Usage(all_words, slot * control.SLOT_WORDS + control.USED, lambda: used),
+        worker.announce_arena,
+        worker.obtain_arena,
+    )
+    worker.inside = Inside(worker, settings)
+    _signal.signal(_signal.SIGINT, worker.on_interrupt)
+    worker.inside.install()
+    worker.run()

@@ -1,0 +1,106 @@
+"""What a task of each function costs: estimates learned from reports.
+
+A report carries the pure run time of so many items of one key. The estimate is an exponentially weighted
+mean in which a report weighs what the time that it stands for is worth, so that one 10 us item says little
+and a 5 ms batch says a lot; a slow surprise that really cost time counts at once, a fast one by halves.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+class Costs:
+    """What messages cost on this machine, in seconds.
+
+    Attributes:
+        submit_s: the driver's time to submit one task.
+        finish_s: the driver's time to take one result.
+        message_s: the driver's time to send or receive one message.
+        round_trip_s: from a result leaving a worker to its next batch running, the driver being awake.
+        batch_s: the worker's time to begin and end a batch.
+    """
+
+    __slots__ = ("batch_s", "finish_s", "message_s", "round_trip_s", "submit_s")
+
+    def __init__(
+        self,
+        submit_s: float = 0.5e-6,
+        finish_s: float = 0.3e-6,
+        message_s: float = 15e-6,
+        round_trip_s: float = 60e-6,
+        batch_s: float = 20e-6,
+    ) -> None:
+        self.submit_s = submit_s
+        self.finish_s = finish_s
+        self.message_s = message_s
+        self.round_trip_s = round_trip_s
+        self.batch_s = batch_s
+
+
+class Estimate:
+    """What is known of one key's cost."""
+
+    __slots__ = ("largest_batch", "mean_s", "num_reports", "worst_s")
+
+    def __init__(self) -> None:
+        self.mean_s: float | None = None
+        self.worst_s = 0.0
+        self.largest_batch = 0
+        self.num_reports = 0
+
+    def learn(self, count: int, total_s: float, worst_s: float, quantum_s: float, floor_s: float) -> None:
+        """Take in a report of `count` items that ran `total_s` in all, the slowest of them `worst_s`.
+
+        Args:
+            count: items of the report, at least 1.
+            total_s: their pure run time.
+            worst_s: the slowest item's (or sub-block mean's) run time.
+            quantum_s: the time of a full batch: a report that stands for so much weighs one half.
+            floor_s: reports below it are never a slow surprise.
+        """
+        mean_s = total_s / count
+        self.worst_s = max(worst_s, 0.9 * self.worst_s)
+        self.num_reports += 1
+        self.largest_batch = max(self.largest_batch, count)
+        old_s = self.mean_s
+        if old_s is None or (self.num_reports <= 4 and mean_s < old_s):
+            # The first calls pay for imports and cold caches: believe the faster one.
+            self.mean_s = mean_s
+        elif mean_s > 2 * old_s and total_s > floor_s:
+            self.mean_s = mean_s
+        else:
+            weight = min(0.5, max(0.05, total_s / quantum_s))
+            self.mean_s = max(old_s + weight * (mean_s - old_s), old_s / 2)
+
+
+class Estimates:
+    """The estimates of all keys."""
+
+    def __init__(self, quantum_s: float, floor_s: float) -> None:
+        self._quantum_s = quantum_s
+        self._floor_s = floor_s
+        self._known: dict[Hashable, Estimate] = {}
+
+    def learn(self, key: Hashable, count: int, total_s: float, worst_s: float) -> None:
+        """Take in a report."""
+        estimate = self._known.get(key)
+        if estimate is None:
+            estimate = self._known[key] = Estimate()
+        estimate.learn(count, total_s, worst_s, self._quantum_s, self._floor_s)
+
+    def mean_s(self, key: Hashable) -> float | None:
+        """Return the estimated cost of one task in seconds, None while unknown."""
+        estimate = self._known.get(key)
+        return None if estimate is None else estimate.mean_s
+
+    def largest_batch(self, key: Hashable) -> int:
+        """Return the size of the largest batch that has come back."""
+        estimate = self._known.get(key)
+        return 0 if estimate is None else estimate.largest_batch
+
+    def forget(self, key: Hashable) -> None:
+        """Drop what is known of a key that is gone."""
+        self._known.pop(key, None)

@@ -1,0 +1,1 @@
+"""What is sent: serialization, shared memory, deduplication, refs."""

@@ -1,0 +1,425 @@
+"""The driver's object store: who owns which large bytes, and what happens when there is no room.
+
+    driver's arena (memory)   driver's arena (disk)   worker 1's arenas   worker 2's arenas
+      blob blob ....            blob                    blob blob           blob
+         ^--- written by the driver ---^                ^-- adopted: written by the worker, owned here
+
+Guarantees:
+
+* The driver owns every blob. A blob lives exactly as long as something in the driver refers to it: a ref's
+  value, an argument of a task under way, a view that the user holds, a worker that has borrowed it.
+* Dropping the last reference frees the range without a garbage collection, from any thread and from inside
+  any finalizer: `Blob.__del__` only appends to a deque; the range is freed at the next allocation or tick.
+* A blob's bytes never change. They may move to disk when memory is short and nobody reads them
+  (least recently used first); readers then map the disk arena instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import deque
+
+from ..errors import ObjectStoreFullError, OutOfDiskError
+from . import arena as arenas
+from .dedup import Dedup, fingerprint, roots, same_content
+from .writewatch import WriteWatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    BlobWire = tuple[int, int, int, int]
+
+MEMORY_ARENA = 0
+DISK_ARENA = 1
+KEPT_SHARE = 0.25
+"""Share of the store that copies may fill which only their living source keeps."""
+HIGH_WATER = 0.8
+"""Above this share of the capacity the driver spills ahead, so that workers find room for results."""
+SPILLABLE_BYTES = 64 * 1024
+
+
+class Blob:
+    """A large immutable run of bytes in an arena. See the module docstring for its life."""
+
+    __slots__ = ("__weakref__", "arena_id", "id", "leases", "lent", "nbytes", "offset", "store", "used_at")
+
+    def __init__(self, store: Store, identity: int, arena_id: int, offset: int, nbytes: int) -> None:
+        self.store = store
+        self.id = identity
+        self.arena_id = arena_id
+        self.offset = offset
+        self.nbytes = nbytes
+        self.leases = 0  # views alive in this process; the store's lock is not needed: only counts under the GIL
+        self.lent = 0  # workers that may read it
+        self.used_at = 0
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Return read-only bytes that keep this blob alive and in its place."""
+        return self.store.view(self, offset, nbytes)
+
+    @property
+    def wire(self) -> BlobWire:
+        """The descriptor that travels: identity, arena, offset, size in bytes."""
+        return (self.id, self.arena_id, self.offset, self.nbytes)
+
+    def __del__(self) -> None:
+        self.store.dropped.append((self.arena_id, self.offset, self.nbytes))
+
+
+class _Lease:
+    """Called when a view dies; holding it holds the blob."""
+
+    __slots__ = ("blob",)
+
+    def __init__(self, blob: Blob) -> None:
+        self.blob = blob
+        blob.leases += 1
+
+    def __call__(self) -> None:
+        self.blob.leases -= 1
+
+
+class Usage:
+    """How many bytes each process holds in memory arenas: one word each, one writer each."""
+
+    def __init__(self, words: memoryview, mine: int, others: Callable[[], Sequence[int]]) -> None:
+        self._words = words
+        self._mine = mine
+        self._others = others
+
+    def publish(self, nbytes: int) -> None:
+        """Say how many bytes this process holds."""
+        self._words[self._mine] = nbytes
+
+    def total(self) -> int:
+        """Return the bytes that all processes hold."""
+        words = self._words
+        return sum(words[index] for index in self._others())
+
+
+class Store:
+    """Owns the large objects of a session. Thread-safe.
+
+    Args:
+        capacity_bytes: what memory arenas may hold in all processes together.
+        spill_directory: where the disk arena goes; None turns spilling off.
+        usage: counts what the other processes hold.
+        release_remote: called with (arena id, offset) when a blob that a worker wrote is dropped.
+    """
+
+    def __init__(
+        self,
+        capacity_bytes: int,
+        spill_directory: str | None,
+        usage: Usage,
+        release_remote: Callable[[int, int], None],
+    ) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.spill_directory = spill_directory
+        self.dropped: deque[tuple[int, int, int]] = deque()
+        self.saved_bytes = 0
+        self.spilled_bytes = 0
+        self.is_closed = False
+        self._usage = usage
+        self._release_remote = release_remote
+        self._lock = threading.RLock()
+        self._arenas: dict[int, arenas.Arena] = {}
+        self._readers: dict[int, arenas.ArenaReader] = {}
+        self._live: dict[int, dict[int, Any]] = {}  # arena id -> offset -> weak blob
+        self._dedup = Dedup()
+        self._watch = WriteWatch()
+        self._ids = itertools.count(1)
+        self._ticks = itertools.count(1)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def intern(self, parts: Sequence[memoryview], value: object) -> tuple[Blob, list[int]]:
+        """Store buffers as one blob, or find the blob that already holds the same bytes.
+
+        Args:
+            parts: C-contiguous byte buffers.
+            value: the argument that they belong to: as long as it lives, or the owner of a single buffer,
+                the copy is worth keeping.
+
+        Returns:
+            The blob and the offset of each part in it.
+        """
+        offsets, total = arenas.layout([part.nbytes for part in parts])
+        print_ = fingerprint(parts)
+        sources = roots(parts[0].obj if len(parts) == 1 else value, value)
+        with self._lock:
+            found = self._dedup.candidates(print_)
+        for entry, blob in found:
+            if self._is_same(entry, blob, offsets, parts):
+                with self._lock:
+                    self._dedup.touch(entry, blob, sources)
+                    self.saved_bytes += total
+                return blob, offsets
+        blob = self._write(parts, total)
+        with self._lock:
+            entry = self._dedup.add(print_, blob, sources)
+            excess = self._dedup.kept_bytes() - int(self.capacity_bytes * KEPT_SHARE)
+            if excess > 0 and total < self.capacity_bytes * KEPT_SHARE:
+                self._dedup.release_kept(excess)
+        return blob, offsets
+
+    def _is_same(self, entry: Any, blob: Blob, offsets: list[int], parts: Sequence[memoryview]) -> bool:
+        """Prove that buffers still hold what was stored: by the pages written since, else byte by byte."""
+        if len(parts) > 1:
+            return same_content(blob, offsets, parts)
+        part = parts[0]
+        if self._watch.is_clean(entry.watch, part):
+            return True
+        token = self._watch.arm(part) if entry.hits else None
+        if not same_content(blob, offsets, parts):
+            return False
+        entry.hits += 1
+        entry.watch = token
+        return True
+
+    def put(self, parts: Sequence[memoryview]) -> tuple[Blob, list[int]]:
+        """Store buffers as a new blob of their own; later equal arguments will find it."""
+        offsets, total = arenas.layout([part.nbytes for part in parts])
+        return self._write(parts, total), offsets
+
+    def _write(self, parts: Sequence[memoryview], nbytes: int) -> Blob:
+        arena_id, arena, offset = self._reserve(nbytes)
+        try:
+            arena.write(offset, parts)
+        except BaseException as error:
+            with self._lock:
+                arena.free(offset)
+            if isinstance(error, OSError):
+                raise self._write_failed(error, arena, nbytes) from error
+            raise
+        return self._new_blob(arena_id, offset, nbytes)
+
+    def _new_blob(self, arena_id: int, offset: int, nbytes: int) -> Blob:
+        import weakref
+
+        blob = Blob(self, next(self._ids), arena_id, offset, nbytes)
+        blob.used_at = next(self._ticks)
+        with self._lock:
+            self._live.setdefault(arena_id, {})[offset] = weakref.ref(blob)
+        return blob
+
+    def _reserve(self, nbytes: int) -> tuple[int, arenas.Arena, int]:
+        """Find room: in memory, else in memory after spilling, else on disk."""
+        with self._lock:
+            self.collect()
+            excess = self._usage.total() + nbytes - self.capacity_bytes
+            if excess > 0:
+                self._dedup.release_kept(excess)
+                self.collect()
+                excess = self._usage.total() + nbytes - self.capacity_bytes
+            if excess > 0 and nbytes <= self.capacity_bytes:
+                excess -= self._spill(excess)
+            which = MEMORY_ARENA if excess <= 0 else DISK_ARENA
+            arena = self._arena(which, nbytes)
+            try:
+                offset = arena.allocate(nbytes)
+            except arenas.ArenaFull as full:
+                if which == MEMORY_ARENA and self.spill_directory is not None:
+                    which, arena = DISK_ARENA, self._arena(DISK_ARENA, nbytes)
+                    offset = arena.allocate(nbytes)
+                else:
+                    raise self._full(nbytes) from full
+            self._publish()
+            return which, arena, offset
+
+    def _arena(self, which: int, nbytes: int) -> arenas.Arena:
+        arena = self._arenas.get(which)
+        if arena is None:
+            if which == MEMORY_ARENA:
+                capacity = self.capacity_bytes + self.capacity_bytes // 2
+                arena = arenas.Arena(arenas.create_memory(capacity), capacity)
+            else:
+                arena = open_disk_arena(self.spill_directory, self._full(nbytes))
+            self._arenas[which] = arena
+        return arena
+
+    def _full(self, nbytes: int) -> ObjectStoreFullError:
+        return ObjectStoreFullError(
+            requested_bytes=nbytes, capacity_bytes=self.capacity_bytes, used_bytes=self._usage.total()
+        )
+
+    def _write_failed(self, error: OSError, arena: arenas.Arena, nbytes: int) -> Exception:
+        if arena.is_disk:
+            return OutOfDiskError(
+                f"spilling {nbytes:,} bytes to {self.spill_directory!r} failed: {error.strerror}; "
+                f"free some disk space, set spill_dir to another folder, or drop refs"
+            )
+        return self._full(nbytes)
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def view(self, blob: Blob, offset: int, nbytes: int) -> memoryview:
+        """Return read-only bytes of a blob that keep it alive."""
+        with self._lock:
+            blob.used_at = next(self._ticks)
+            place = self._arenas.get(blob.arena_id) or self._readers[blob.arena_id]
+            return place.view(blob.offset + offset, nbytes, _Lease(blob))
+
+    def arena_fd(self, arena_id: int) -> tuple[int, int]:
+        """Return the descriptor and the capacity in bytes of an arena, to pass on to a worker."""
+        place = self._arenas.get(arena_id) or self._readers[arena_id]
+        return place.fd, place.capacity_bytes
+
+    def lend(self, blob: Blob) -> BlobWire:
+        """Note that one more worker may read a blob, which pins it to its place; return its descriptor."""
+        with self._lock:
+            blob.lent += 1
+            blob.used_at = next(self._ticks)
+            return blob.wire
+
+    # -- what workers wrote ----------------------------------------------------------------------------
+
+    def add_reader(self, arena_id: int, fd: int, capacity_bytes: int) -> None:
+        """Take over the descriptor of a worker's arena."""
+        with self._lock:
+            self._readers[arena_id] = arenas.ArenaReader(fd, capacity_bytes)
+
+    def adopt(self, arena_id: int, offset: int, nbytes: int) -> Blob:
+        """Become the owner of a blob that a worker wrote."""
+        return self._new_blob(arena_id, offset, nbytes)
+
+    def orphan(self, arena_ids: Sequence[int]) -> None:
+        """Note that the writer of these arenas is gone: each goes with its last blob."""
+        with self._lock:
+            self.collect()
+            for arena_id in arena_ids:
+                self._live.setdefault(arena_id, {})[-1] = None
+                self._close_if_empty(arena_id)
+
+    def _close_if_empty(self, arena_id: int) -> None:
+        live = self._live.get(arena_id)
+        if live is not None and len(live) == 1 and -1 in live:
+            del self._live[arena_id]
+            reader = self._readers.pop(arena_id, None)
+            if reader is not None:
+                reader.close()
+
+    # -- room ------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Free the ranges of blobs that were dropped."""
+        dropped = self.dropped
+        if not dropped:
+            return
+        with self._lock:
+            while dropped:
+                try:
+                    arena_id, offset, _ = dropped.popleft()
+                except IndexError:
+                    break
+                live = self._live.get(arena_id)
+                if live is None or live.pop(offset, None) is None:
+                    continue
+                arena = self._arenas.get(arena_id)
+                if arena is not None:
+                    arena.free(offset)
+                elif -1 in live:
+                    self._close_if_empty(arena_id)
+                else:
+                    self._release_remote(arena_id, offset)
+            self._publish()
+
+    def _publish(self) -> None:
+        arena = self._arenas.get(MEMORY_ARENA)
+        if arena is not None:
+            self._usage.publish(arena.allocated_bytes)
+
+    def make_room(self) -> None:
+        """Spill ahead when the store is nearly full, so that workers find room for their results."""
+        used = self._usage.total()
+        limit = int(self.capacity_bytes * HIGH_WATER)
+        if used > limit and self.spill_directory is not None:
+            with self._lock:
+                self._dedup.release_kept(used - limit)
+                self.collect()
+                used = self._usage.total()
+                if used > limit:
+                    self._spill(used - limit)
+
+    def _spill(self, nbytes: int) -> int:
+        """Move the least recently used blobs that nobody reads to disk; return the bytes freed."""
+        if self.spill_directory is None:
+            return 0
+        idle = []
+        for arena_id, live in self._live.items():
+            for offset, reference in live.items():
+                blob = reference() if reference is not None and arena_id != DISK_ARENA else None
+                if blob is None or blob.lent or blob.leases or offset < 0 or self._is_disk(arena_id):
+                    continue
+                idle.append((blob.used_at, blob))
+        idle.sort(key=lambda pair: pair[0])
+        freed = 0
+        for _, blob in idle:
+            if freed >= nbytes:
+                break
+            self._move_to_disk(blob)
+            freed += blob.nbytes
+        idle.clear()
+        return freed
+
+    def _is_disk(self, arena_id: int) -> bool:
+        return arena_id % 2 == DISK_ARENA
+
+    def _move_to_disk(self, blob: Blob) -> None:
+        disk = self._arena(DISK_ARENA, blob.nbytes)
+        offset = disk.allocate(blob.nbytes)
+        place = self._arenas.get(blob.arena_id) or self._readers[blob.arena_id]
+        try:
+            disk.write(offset, [place.view(blob.offset, blob.nbytes)])
+        except OSError as error:
+            disk.free(offset)
+            raise self._write_failed(error, disk, blob.nbytes) from error
+        old_arena, old_offset = blob.arena_id, blob.offset
+        reference = self._live[old_arena][old_offset]
+        self._live.setdefault(DISK_ARENA, {})[offset] = reference
+        blob.arena_id, blob.offset = DISK_ARENA, offset
+        self.spilled_bytes += blob.nbytes
+        self.dropped.append((old_arena, old_offset, blob.nbytes))
+        self.collect()
+
+    def trim(self, keep_bytes: int = 0) -> int:
+        """Give the pages of free ranges back to the system; return how many bytes."""
+        with self._lock:
+            self.collect()
+            return sum(arena.trim(keep_bytes) for arena in self._arenas.values())
+
+    def close(self) -> None:
+        """Drop all arenas; views that the user still holds stay valid."""
+        with self._lock:
+            self.is_closed = True
+            self._dedup.release_kept()
+            self._watch.close()
+            for place in (*self._arenas.values(), *self._readers.values()):
+                place.close()
+            self._arenas.clear()
+            self._readers.clear()
+            self._live.clear()
+
+
+def open_disk_arena(directory: str | None, full: Exception) -> arenas.Arena:
+    """Open an arena on disk, as large as the disk has room.
+
+    Raises:
+        ObjectStoreFullError: `full`, when spilling is off.
+        OutOfDiskError: the folder can't be written to.
+    """
+    if directory is None:
+        raise full
+    try:
+        room = os.statvfs(directory)
+        capacity = max(room.f_bavail * room.f_frsize, 1 << 20)
+        return arenas.Arena(arenas.create_disk(capacity, directory), capacity, is_disk=True)
+    except OSError as error:
+        raise OutOfDiskError(
+            f"the object store is full and its spill folder {directory!r} can't be used: {error.strerror}; "
+            f"set spill_dir (GRAINWISE_SPILL_DIR) to a folder with room, or drop refs"
+        ) from full

@@ -1,0 +1,24 @@
+"""What holds for every test: our variables unset, every process of ours marked, Hypothesis deterministic."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+from tests.leaks import MARK
+
+# At import, before any test module can read a setting: a developer's own must not change the results.
+for _name in [name for name in os.environ if name.startswith("GRAINWISE_")]:
+    del os.environ[_name]
+os.environ[MARK] = f"session-{uuid.uuid4()}"
+
+try:
+    import hypothesis
+except ModuleNotFoundError:  # a sub-suite may run with pytest alone
+    pass
+else:
+    # The same examples each time, and no deadline: a loaded machine must not fail a test.
+    # To search for new ones: pytest --hypothesis-profile=search tests/policy
+    hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+    hypothesis.settings.register_profile("search", deadline=None, max_examples=2000, print_blob=True)
+    hypothesis.settings.load_profile("fixed")

@@ -1,0 +1,238 @@
+"""The demo's pure parts: what is said of measured times, how it is laid out, what packages are missed."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from grainwise.cli import main
+from grainwise.demo import show
+from grainwise.demo.stage import ASCII, BOXES, MOST_CELLS, WIDTH, Line, Stage, bar, glyphs_for, seconds, table
+from grainwise.demo.story import Reasons, Story, Times, ratio, timed, verdict
+
+REASONS = Reasons("both CPUs work", "the start costs more", "it copies once", "it keeps no refs")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def by_hand(numbers: list[int]) -> list[int]:
+    return [double(number) for number in numbers]
+
+
+def story() -> Story[list[int], list[int]]:
+    return Story(
+        name="numbers",
+        title="Double some numbers",
+        prepare=lambda is_quick: [1, 2] if is_quick else [1, 2, 3],
+        describe=lambda numbers: f"{len(numbers)} numbers",
+        count_tasks=len,
+        task=double,
+        plain=by_hand,
+        pool=by_hand,
+        naive=by_hand,
+        finding=str,
+        reasons=REASONS,
+        by_itself="nothing",
+    )
+
+
+def told(line: Line) -> str:
+    out = io.StringIO()
+    Stage(out, {}).closing([line], total_s=12.0)
+    return out.getvalue()
+
+
+def test_verdict_says_why_grainwise_is_ahead() -> None:
+    assert verdict(Times(plain_s=3.6, pool_s=8.0, grainwise_s=2.0), REASONS) == [
+        "grainwise is 1.8 × as fast as plain Python, because both CPUs work.",
+        "grainwise is 4.0 × as fast as Pool, because it copies once.",
+    ]
+
+
+def test_verdict_says_that_plain_python_or_pool_wins_and_why() -> None:
+    assert verdict(Times(plain_s=1.0, pool_s=0.5, grainwise_s=1.5), REASONS) == [
+        "Plain Python wins: it is 1.5 × as fast as grainwise, because the start costs more.",
+        "Pool wins: it is 3.0 × as fast as grainwise, because it keeps no refs.",
+    ]
+
+
+@pytest.mark.parametrize("other_s", [0.95, 1.0, 1.06])
+def test_close_times_are_level(other_s: float) -> None:
+    assert verdict(Times(other_s, other_s, grainwise_s=1.0), REASONS) == [
+        "grainwise and plain Python are level.",
+        "grainwise and Pool are level.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other_s", "expected"),
+    [(0.4, "0.40 ×"), (0.996, "1.0 ×"), (1.84, "1.8 ×"), (9.96, "10 ×"), (123.4, "123 ×")],
+)
+def test_ratio(other_s: float, expected: str) -> None:
+    assert ratio(other_s, grainwise_s=1.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "expected"),
+    [
+        (0.0004, "0 ms"),
+        (0.0841, "84 ms"),
+        (0.9996, "1.00 s"),
+        (2.2149, "2.21 s"),
+        (9.996, "10.0 s"),
+        (61.0, "61.0 s"),
+    ],
+)
+def test_seconds(duration_s: float, expected: str) -> None:
+    assert seconds(duration_s) == expected
+
+
+def test_bar_grows_by_eighths_and_is_cut_off_with_an_arrow() -> None:
+    assert bar(2.5, BOXES) == "██▌"
+    assert bar(0.0, BOXES) == "▏"
+    assert bar(0.0, ASCII) == "#"
+    assert bar(MOST_CELLS, BOXES) == "█" * MOST_CELLS
+    assert bar(MOST_CELLS + 0.1, BOXES) == "█" * (MOST_CELLS - 1) + "▶"
+    assert bar(9e9, ASCII) == "#" * (MOST_CELLS - 1) + ">"
+
+
+def test_table_is_aligned() -> None:
+    assert table(("story", "tasks"), [("words", "12,888"), ("a photo", "64")]) == [
+        "story      tasks",
+        "────────────────",
+        "words     12,888",
+        "a photo       64",
+    ]
+
+
+def test_closing_names_each_story_and_fits_the_width() -> None:
+    text = told(Line("argument", 1_000_000, Times(100.0, 0.5, 1000.0), is_equal=True))
+    row = next(line for line in text.splitlines() if "argument" in line)
+    assert " ".join(row.split()) == "argument 1,000,000 100.0 s 500 ms 1000.0 s 0.10 × 0.00 × equal"
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "Plain Python won 1 of 1." in text
+
+
+def test_closing_shouts_when_results_differ() -> None:
+    assert "DIFFER" in told(Line("words", 1, Times(1.0, 1.0, 1.0), is_equal=False))
+
+
+@pytest.mark.parametrize(
+    ("environ", "has_colour"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_colour_only_where_it_is_wanted(environ: dict[str, str], has_colour: bool) -> None:
+    out = Terminal()
+    Stage(out, environ).heading(1, 4, "words", "Tiny tasks")
+    assert ("\x1b[" in out.getvalue()) is has_colour
+
+
+def test_no_colour_off_a_terminal() -> None:
+    out = io.StringIO()
+    Stage(out, {}).heading(1, 4, "words", "Tiny tasks")
+    assert "\x1b[" not in out.getvalue()
+
+
+def test_ascii_where_the_encoding_has_no_boxes() -> None:
+    assert glyphs_for("utf-8") is glyphs_for(None) is BOXES
+    assert glyphs_for("ascii") is glyphs_for("latin-1") is glyphs_for("no such") is ASCII
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    stage = Stage(stream, {})
+    stage.heading(1, 1, "photo", "A photo of 2 × 2")
+    stage.fact("found", "1.00 ± 0.01 × 2")
+    stage.ran(1.0, 1.0, is_ours=True)
+    stage.closing([Line("photo", 64, Times(1.0, 1.0, 1.0), is_equal=True)], total_s=1.0)
+
+
+def test_code_is_the_source_of_what_runs() -> None:
+    assert story().code()[:5] == [
+        "def double(number: int) -> int:",
+        "    return 2 * number",
+        "",
+        "def by_hand(numbers: list[int]) -> list[int]:",
+        "    return [double(number) for number in numbers]",
+    ]
+
+
+def test_timed_ends_the_processes_also_when_the_form_fails() -> None:
+    ends: list[str] = []
+    result, taken_s = timed(by_hand, [1, 2], end=lambda: ends.append("ended"))
+    assert (result, ends) == ([2, 4], ["ended"])
+    assert taken_s >= 0
+
+    def fail(numbers: list[int]) -> None:
+        raise ValueError(numbers)
+
+    with pytest.raises(ValueError, match="1, 2"):
+        timed(fail, [1, 2], end=lambda: ends.append("ended again"))
+    assert ends == ["ended", "ended again"]
+
+
+def test_missing_packages_are_named_with_what_to_do() -> None:
+    assert show.missing(list(show.STORIES), is_found=lambda module: True) is None
+    assert show.missing(["words"], is_found=lambda module: False) is None
+
+    only_pillow = show.missing(list(show.STORIES), is_found=lambda module: module != "PIL")
+    assert only_pillow is not None
+    assert only_pillow.startswith("photo needs pillow, which is not installed here.")
+    assert "pip install 'grainwise[demo]'" in only_pillow
+    assert only_pillow.endswith("grainwise demo --story words --story argument --story forest")
+
+    everything = show.missing(list(show.STORIES), is_found=lambda module: False)
+    assert everything is not None
+    assert everything.startswith(
+        "argument, photo and forest need numpy, scikit-learn and pillow, which are not"
+    )
+    assert everything.endswith("grainwise demo --story words")
+
+
+def test_command_refuses_before_it_runs_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "missing", lambda names: f"{names} need a package: pip install")
+    monkeypatch.setattr(show, "show", lambda names, is_quick: pytest.fail("must not run"))
+    outcome = CliRunner().invoke(main, ["demo", "--story", "photo", "--story", "words", "--story", "photo"])
+    assert outcome.exit_code == 1
+    assert outcome.output == "Error: ['photo', 'words'] need a package: pip install\n"
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_command_ends_with_an_error_when_results_differ(
+    is_equal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[list[str], bool]] = []
+
+    def told(names: list[str], is_quick: bool) -> bool:
+        calls.append((names, is_quick))
+        return is_equal
+
+    monkeypatch.setattr(show, "missing", lambda names: None)
+    monkeypatch.setattr(show, "show", told)
+    outcome = CliRunner().invoke(main, ["demo", "--quick"])
+    assert outcome.exit_code == (0 if is_equal else 1)
+    assert calls == [(["words", "argument", "photo", "forest"], True)]
+
+
+@pytest.mark.parametrize("name", show.STORIES)
+def test_each_story_is_complete_and_its_code_fits_the_width(name: str) -> None:
+    for module in show.STORIES[name]:
+        pytest.importorskip(module)
+    told_story: Story[Any, Any] = __import__(f"grainwise.demo.{name}", fromlist=["STORY"]).STORY
+    assert told_story.name == name
+    code = told_story.code()
+    assert max(map(len, code)) <= WIDTH - len("  │ ")
+    for form in (told_story.plain, told_story.pool, told_story.naive):
+        assert any(line.startswith(f"def {form.__name__}(") for line in code)
