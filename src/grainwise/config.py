@@ -98,7 +98,9 @@ def _spill_directory(argument: str | None) -> str | None:
     if chosen == "off":
         return None
     if not chosen:
-        return next((p for p in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp") if p and os.path.isdir(p)), os.getcwd())
+        return next(
+            (p for p in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp") if p and os.path.isdir(p)), os.getcwd()
+        )
     path = os.path.abspath(os.fspath(chosen))
     if not os.path.isdir(path):
         raise ValueError(f"spill_dir expected an existing folder, got {path!r}")

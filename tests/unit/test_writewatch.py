@@ -426,6 +426,15 @@ def pull_move_something_here(region: Region) -> None:
     assert libc.mremap(other, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, region.address) == region.address
 
 
+def pull_move_and_write(region: Region) -> None:
+    """Older kernels carry the mark along, and leave it when the page is written to elsewhere."""
+    other = libc.mmap(None, SIZE, 3, PRIVATE, -1, 0)
+    flags = MREMAP_MAYMOVE | MREMAP_FIXED
+    assert libc.mremap(region.address, SIZE, SIZE, flags, other) == other
+    ctypes.memset(other, 9, SIZE)
+    assert libc.mremap(other, SIZE, SIZE, flags, region.address) == region.address
+
+
 def pull_one_page_mapped_again(region: Region) -> None:
     assert libc.mmap(region.address + MIB, PAGE, 3, PRIVATE | 0x10, -1, 0) == region.address + MIB
     ctypes.memset(region.address + MIB, 1, PAGE)
@@ -496,6 +505,26 @@ def test_pages_that_were_never_touched(watch: WriteWatch) -> None:
         region.view[5 * MIB] = 1
         assert not watch.is_clean(token, region.view)
         region.unmap()
+
+
+@needs_kernel
+@pytest.mark.parametrize("nbytes", [4 * MIB, 4 * MIB + 100])
+def test_watched_memory_can_still_be_resized(watch: WriteWatch, nbytes: int) -> None:
+    with mmap.mmap(-1, nbytes, PRIVATE) as memory:
+        memory[:] = bytes(nbytes)
+        with memoryview(memory) as part:
+            token = watch.arm(part)
+            assert watch.is_clean(token, part)
+        memory.resize(2 * nbytes)
+        with memoryview(memory) as part:
+            assert not watch.is_clean(token, part)
+            assert not watch.is_clean(token, part[:nbytes])
+    array = np.ones(nbytes, np.uint8)
+    token = watch.arm(memoryview(array))
+    array.resize(2 * nbytes, refcheck=False)
+    assert int(array.sum()) == nbytes  # it may have grown in place, and then these bytes are clean indeed
+    array[MIB] = 2
+    assert not watch.is_clean(token, memoryview(array)[:nbytes])
 
 
 @needs_kernel
@@ -590,6 +619,25 @@ def test_arming_again_does_not_clear_what_another_token_must_see(watch: WriteWat
 
 
 @needs_kernel
+def test_a_write_while_an_overlapping_range_is_being_armed_is_seen_by_both(
+    watch: WriteWatch, region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = watch.arm(region.view)
+    register = writewatch._Kernel.register
+
+    def register_late(kernel: writewatch._Kernel, pages: tuple[int, int]) -> None:
+        region.view[MIB] ^= 1  # another thread, after `arm` found the first token unwritten
+        register(kernel, pages)
+
+    monkeypatch.setattr(writewatch._Kernel, "register", register_late)
+    second = watch.arm(region.view[: 3 * MIB])
+    monkeypatch.undo()
+    assert second is not None
+    assert not watch.is_clean(first, region.view)
+    assert not watch.is_clean(second, region.view[: 3 * MIB])
+
+
+@needs_kernel
 @pytest.mark.parametrize("advice", [MADV_HUGEPAGE, MADV_NOHUGEPAGE])
 def test_random_views_of_one_array_against_a_model(watch: WriteWatch, advice: int) -> None:
     """Many overlapping tokens, writes and drops: clean exactly if none of its own pages was written since."""
@@ -597,6 +645,7 @@ def test_random_views_of_one_array_against_a_model(watch: WriteWatch, advice: in
     watch._strikes.is_out = lambda place: False  # type: ignore[method-assign]
     region = Region(16 * MIB, advice=advice).fill()
     written = np.zeros(16 * MIB // PAGE, np.int64)  # per page: when last
+    token: writewatch.Token | None
     tokens: list[tuple[writewatch.Token, int, int, bytes, int]] = []
     n_answers = {True: 0, False: 0}
     for clock in range(1, 6001):
@@ -625,7 +674,7 @@ def test_random_views_of_one_array_against_a_model(watch: WriteWatch, advice: in
             n_answers[is_clean] += 1
             if not is_clean:
                 tokens.pop(which)
-        del token
+        token = None
     assert min(n_answers.values()) > 100
     tokens.clear()
     watch.close()

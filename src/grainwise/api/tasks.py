@@ -70,7 +70,9 @@ class RemoteFunction(Base):
         @overload
         def remote(self, first: Any, second: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out: ...
         @overload
-        def remote(self, first: Any, second: Any, third: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out: ...
+        def remote(
+            self, first: Any, second: Any, third: ObjectRef[Any], /, *args: Any, **kwargs: Any
+        ) -> Out: ...
         @overload
         def remote(
             self, first: Any, second: Any, third: Any, fourth: ObjectRef[Any], /, *args: Any, **kwargs: Any
@@ -126,7 +128,9 @@ class RemoteFunction(Base):
                 TypeError: always.
             """
             name = self._options.name
-            raise TypeError(f"remote function {name!r} was called directly - use {name}.remote(...) to run it as a task")
+            raise TypeError(
+                f"remote function {name!r} was called directly - use {name}.remote(...) to run it as a task"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         exportable = self._exportable
@@ -251,7 +255,9 @@ def _kinds(args: tuple[Any, ...]) -> str:
 
 def _make(function: Any, options: dict[str, Any]) -> Any:
     if isinstance(function, RemoteFunction):
-        raise TypeError(f"remote() expected a plain function, got the remote function {function._options.name!r}")
+        raise TypeError(
+            f"remote() expected a plain function, got the remote function {function._options.name!r}"
+        )
     if isinstance(function, type):
         raise TypeError(
             f"remote() expected a function, got the class {function.__qualname__!r} - actors are not offered yet"
@@ -270,7 +276,9 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
         "retry_exceptions": _check_retry_exceptions,
         "name": _check_name,
     }
-    values = dict(zip(("num_cpus", "num_returns", "max_retries", "retry_exceptions", "name"), start.astuple()))
+    values = dict(
+        zip(("num_cpus", "num_returns", "max_retries", "retry_exceptions", "name"), start.astuple())
+    )
     for name, value in changes.items():
         if name not in checks:
             raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
@@ -306,9 +314,13 @@ def _check_max_retries(value: Any) -> int:
 def _check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
     if isinstance(value, bool):
         return value
-    if isinstance(value, (list, tuple)) and all(isinstance(v, type) and issubclass(v, BaseException) for v in value):
+    if isinstance(value, (list, tuple)) and all(
+        isinstance(v, type) and issubclass(v, BaseException) for v in value
+    ):
         return tuple(value)
-    raise TypeError(f"option retry_exceptions expected a bool or a list of exception classes, got {value!r:.200}")
+    raise TypeError(
+        f"option retry_exceptions expected a bool or a list of exception classes, got {value!r:.200}"
+    )
 
 
 def _check_name(value: Any) -> str:

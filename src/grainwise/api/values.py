@@ -61,7 +61,11 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def wait(
-    refs: Sequence[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+    refs: Sequence[ObjectRef[T]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Wait until `num_returns` of the refs are resolved (errors count) or the time is over.
 
@@ -120,7 +124,9 @@ def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
     if kinds:
         for position, ref in enumerate(checked):
             if not isinstance(ref, ObjectRef):
-                raise TypeError(f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}")
+                raise TypeError(
+                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}"
+                )
     return checked
 
 

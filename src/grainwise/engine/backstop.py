@@ -83,7 +83,9 @@ class Backstop:
         rounds = -1
         while not self._is_stopped:
             if engine.num_callbacks:
-                engine.leadership.until(lambda: not engine.num_callbacks or self._is_stopped, monotonic() + TICK_S)
+                engine.leadership.until(
+                    lambda: not engine.num_callbacks or self._is_stopped, monotonic() + TICK_S
+                )
             else:
                 self._bell.acquire(timeout=TICK_S if idle_since is None else IDLE_TICK_S)
             if self._is_stopped:
@@ -109,7 +111,7 @@ class Backstop:
     def _look(self) -> None:
         """Find out whether the program submitted anything since the last look."""
         engine = self._engine
-        seen = engine.counters.tasks + sum(len(spec.open) for spec in list(engine.active))
+        seen = engine.counters.tasks + sum(len(spec.open) for spec in list(engine.dispatcher.active))
         self._is_silent = seen == self._seen
         self._seen = seen
 

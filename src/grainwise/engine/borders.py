@@ -124,7 +124,9 @@ class Borders:
         """Return an atom as it is and a packed wire as `Packed`."""
         return self.adopt(wire, handle) if wire.__class__ is tuple and wire[0] == PACKED_WIRE else wire
 
-    def returned(self, handle: WorkerHandle, blobs: list[tuple[int, int]], refs: list[tuple[int, int]]) -> None:
+    def returned(
+        self, handle: WorkerHandle, blobs: list[tuple[int, int]], refs: list[tuple[int, int]]
+    ) -> None:
         """Take loans back."""
         for identity, count in blobs:
             loan = handle.loans.get(identity)

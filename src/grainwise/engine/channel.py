@@ -9,13 +9,12 @@ sleeping processor costs more than the round trip), then blocks.
 
 from __future__ import annotations
 
+import _pickle
 import os
 import select
 import socket
 from collections import deque
 from time import perf_counter
-
-import _pickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def on_template_lost(engine: Engine) -> None:
 
 def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     """A worker is gone: keep what it has reported, blame one item, give the rest to others."""
-    engine.read(handle)  # what it sent before it died is in the socket still
+    engine.results.read(handle)  # what it sent before it died is in the socket still
     handle.is_exited = True
     handle.status = status
     engine.output.forget(handle)
@@ -73,8 +73,8 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     for batch in reversed(list(handle.batches.values())):
         _settle(engine, handle, batch, started if batch.seq == running else None)
     detail = "" if handle.is_up else _last_words(engine, handle)
-    engine.policy.died(handle.number)
-    engine.by_number.pop(handle.number, None)
+    engine.dispatcher.policy.died(handle.number)
+    engine.dispatcher.by_number.pop(handle.number, None)
     engine.borders.end_loans(handle)
     engine.pool.remove(handle)
     if not handle.is_up and engine.pool.note_start_failure(monotonic()):
@@ -98,15 +98,15 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
         suspect = batch.refs[started]
         rest.remove(suspect)
         if suspect._state is spec:
-            if engine.charge(spec, suspect):
-                engine.suspects.add(spec)
-                engine.queue_first(spec, [suspect])
+            if engine.results.charge(spec, suspect):
+                engine.dispatcher.suspects.add(spec)
+                engine.dispatcher.queue_first(spec, [suspect])
             else:
-                engine.fail(suspect, _crashed(handle, batch, started))
+                engine.results.fail(suspect, _crashed(handle, batch, started))
     elif batch.is_blocked:
         # Some child on top of it died, or somebody killed the worker: not this task's doing.
         pass
-    engine.queue_first(spec, rest)
+    engine.dispatcher.queue_first(spec, rest)
 
 
 def _crashed(handle: WorkerHandle, batch: SentBatch, index: int) -> WorkerCrashedError:
@@ -138,9 +138,9 @@ def _how_it_ended(status: int) -> str:
 
 def retire(engine: Engine, handle: WorkerHandle) -> None:
     """End an idle worker that is not needed any more."""
-    engine.policy.died(handle.number)
-    engine.by_number.pop(handle.number, None)
-    engine.post(handle, (EXIT,))
+    engine.dispatcher.policy.died(handle.number)
+    engine.dispatcher.by_number.pop(handle.number, None)
+    engine.dispatcher.post(handle, (EXIT,))
 
 
 # -- errors --------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def fresh(error: BaseException) -> BaseException:
 
     try:
         again = copy.copy(error)
-    except Exception:  # noqa: BLE001 - a class that can't be copied is raised as it is
+    except Exception:
         return error
     if again.__class__ is not error.__class__:
         return error
@@ -172,14 +172,14 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
         for batch in list(handle.batches.values()):
             for ref in batch.refs[batch.base :]:
                 if ref._state is batch.spec:
-                    engine.fail(ref, error)
-    for spec in list(engine.specs.values()):
+                    engine.results.fail(ref, error)
+    for spec in list(engine.submissions.specs()):
         queue, keep = spec.open, []
         while queue:
             keep.append(queue.popleft())
         for ref in keep:
             if ref._state is spec:
-                engine.fail(ref, error)
+                engine.results.fail(ref, error)
     engine.leadership.wake()
 
 
@@ -200,7 +200,7 @@ def cancel(engine: Engine, ref: ObjectRef[Any], *, force: bool, recursive: bool)
             if index is not None:
                 _cancel_sent(engine, handle, batch, index, error, force=force, recursive=recursive)
                 return
-    engine.fail(_primary(spec, ref), error)
+    engine.results.fail(_primary(spec, ref), error)
 
 
 def _index(batch: SentBatch, ref: ObjectRef[Any]) -> int | None:
@@ -229,20 +229,22 @@ def _cancel_sent(
     item = batch.refs[index]
     words = handle.words
     if not batch.is_blocked:
-        start = control.take_back(words, batch.seq, index, engine.barrier)
+        start = control.take_back(words, batch.seq, index, engine.dispatcher.barrier)
         if start is not None and start < batch.stop:
-            engine.requeue(handle, batch, start)
+            engine.dispatcher.requeue(handle, batch, start)
             if start <= index:
-                engine.fail(item, error)
+                engine.results.fail(item, error)
                 return
     if recursive and batch.children:
         for child in batch.children.get(index, []):
             cancel(engine, child, force=force, recursive=True)
     if force:
-        engine.fail(item, error)
+        engine.results.fail(item, error)
         engine.pool.kill(handle, _KILLED)
-    elif handle.pid and (batch.is_blocked or (words[control.SEQ] == batch.seq and words[control.STARTED] == index)):
+    elif handle.pid and (
+        batch.is_blocked or (words[control.SEQ] == batch.seq and words[control.STARTED] == index)
+    ):
         words[control.CANCEL] = (batch.seq << 32 | index) + 1
         engine.pool.kill(handle, _SIGINT)
     else:
-        engine.fail(item, error)  # claimed together with its neighbours, and about to run or done
+        engine.results.fail(item, error)  # claimed together with its neighbours, and about to run or done

@@ -73,7 +73,9 @@ class Exportable:
 
     __slots__ = ("function", "is_exported", "name", "uid")
 
-    def __init__(self, function: Callable[..., Any], name: str, uid: bytes = b"", is_exported: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str, uid: bytes = b"", is_exported: bool = False
+    ) -> None:
         self.function = function
         self.name = name
         self.uid = uid

@@ -25,7 +25,7 @@ def error_wire(error: BaseException, task_name: str) -> tuple[Any, ...]:
         stream = _travels(wrapped)
         if stream is None:
             stream = _travels(wrapped.portable(lambda value: _travels(value) is not None))
-    except Exception:  # noqa: BLE001 - the text travels in any case
+    except Exception:
         stream = None
     return (ERROR_WIRE, stream, task_name, text, pid)
 
@@ -36,7 +36,7 @@ def read_error(wire: tuple[Any, ...]) -> BaseException:
     if stream is not None:
         try:
             error = loads(stream)
-        except Exception:  # noqa: BLE001 - its class can't be made here: the text says what happened
+        except Exception:
             error = None
         if isinstance(error, BaseException):
             return error
@@ -48,7 +48,7 @@ def _travels(value: object) -> bytes | None:
     try:
         stream = serialize(value)
         loads(stream)
-    except Exception:  # noqa: BLE001 - that is the question
+    except Exception:
         return None
     return stream
 
@@ -56,7 +56,7 @@ def _travels(value: object) -> bytes | None:
 def _safely(make: Any, fallback: str) -> str:
     try:
         return str(make())
-    except Exception:  # noqa: BLE001 - hostile __str__ and __repr__
+    except Exception:
         return fallback
 
 
@@ -85,7 +85,11 @@ def pack_or_name(value: object, sink: Any, *, what: str, name: str, task_name: s
         from ..objects.culprit import describe, find_culprit
 
         culprit = find_culprit(value, name=name)
-        reason = describe(culprit) if culprit is not None else f"{type(error).__name__}: {_safely(lambda: error, '')}"
+        reason = (
+            describe(culprit)
+            if culprit is not None
+            else f"{type(error).__name__}: {_safely(lambda: error, '')}"
+        )
         path = culprit.path if culprit is not None else ""
         raise SerializationError(reason, task_name=task_name, what=what, path=path) from error
 

@@ -18,11 +18,22 @@ from time import monotonic, perf_counter
 
 from ..errors import GetTimeoutError, SerializationError, TaskCancelledError
 from ..objects import ref as refs_module
-from ..objects.codec import CALL_WIRE, ERROR_WIRE, Packed, is_atom, known_ref, unpack
+from ..objects.codec import ERROR_WIRE, Packed, is_atom, known_ref, unpack
 from ..objects.ref import FAILED, PACKED, READY, ObjectRef
 from . import control, current
-from .failures import load_error, pack_or_name, read_error
-from .tasks import CANCEL_REF, EXIT, IN_PLACE, PUT, RUN, SUBMIT, UNWANT, WANT, packed_wire
+from .failures import pack_or_name, read_error
+from .tasks import (
+    CANCEL_REF,
+    EXIT,
+    IN_PLACE,
+    PUT,
+    RUN,
+    SUBMIT,
+    UNWANT,
+    WANT,
+    argument_name,
+    packed_wire,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,7 +131,10 @@ class Inside:
         _, stream, pieces, blobs, refs = wire
         borrow = self.worker.outpost.borrow
         return Packed(
-            stream, pieces, tuple(borrow(blob) for blob in blobs), tuple(self._borrow(identity) for identity in refs)
+            stream,
+            pieces,
+            tuple(borrow(blob) for blob in blobs),
+            tuple(self._borrow(identity) for identity in refs),
         )
 
     def call(self, function: Callable[..., Any], wire: tuple[Any, ...]) -> Any:
@@ -132,7 +146,7 @@ class Inside:
                 try:
                     arg = self.load(arg)
                 except BaseException as error:
-                    what = _argument_name(position, len(wires), names)
+                    what = argument_name(position, len(wires), names)
                     reason = f"{type(error).__name__}: {error}"
                     raise SerializationError(
                         reason, task_name=self.worker.task_name, what=what, action="unpickled"
@@ -166,12 +180,20 @@ class Inside:
                     f"task {self.worker.task_name!r} returned {len(values)} values - expected {num_returns} "
                     f"(its num_returns)"
                 )
-            return (MULTI_WIRE, [v if is_atom(v) else self._pack_for_driver(v, f"result {i}", f"result[{i}]") for i, v in enumerate(values)])
+            return (
+                MULTI_WIRE,
+                [
+                    v if is_atom(v) else self._pack_for_driver(v, f"result {i}", f"result[{i}]")
+                    for i, v in enumerate(values)
+                ],
+            )
 
         return pack_each
 
     def _pack_for_driver(self, value: object, what: str, name: str) -> tuple[Any, ...]:
-        packed = pack_or_name(value, self.worker.outpost, what=what, name=name, task_name=self.worker.task_name)
+        packed = pack_or_name(
+            value, self.worker.outpost, what=what, name=name, task_name=self.worker.task_name
+        )
         if packed.refs:
             self.kept.append(packed)
         return packed_wire(packed, [blob.lend() for blob in packed.blobs], [ref._id for ref in packed.refs])  # type: ignore[attr-defined]
@@ -195,19 +217,30 @@ class Inside:
         return submit
 
     def _submit(
-        self, function: Exportable, astuple: tuple[Any, ...], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        function: Exportable,
+        astuple: tuple[Any, ...],
+        options: Options,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         uid = function.identify()
         with_function = None
         if not function.is_exported and uid not in self._told:
             self._told.add(uid)
             packed = pack_or_name(
-                function.function, self.worker.outpost, what="function", name=function.name, task_name=options.name
+                function.function,
+                self.worker.outpost,
+                what="function",
+                name=function.name,
+                task_name=options.name,
             )
-            with_function = packed_wire(packed, [b.lend() for b in packed.blobs], [r._id for r in packed.refs])  # type: ignore[attr-defined]
+            with_function = packed_wire(
+                packed, [b.lend() for b in packed.blobs], [r._id for r in packed.refs]
+            )  # type: ignore[attr-defined]
         held: list[Any] = []
         wires = [
-            self._arg_wire(arg, _argument_name(i, len(args) + len(kwargs), tuple(kwargs)), options.name, held)
+            self._arg_wire(arg, argument_name(i, len(args) + len(kwargs), tuple(kwargs)), options.name, held)
             for i, arg in enumerate((*args, *kwargs.values()))
         ]
         count = max(1, options.num_returns)
@@ -217,7 +250,18 @@ class Inside:
         parent = None if batch is None else (batch.seq, self.worker.words[control.STARTED])
         # The held values and refs must outlive the frame: the driver takes its own hold when it reads it.
         self._open.append(
-            ([ref._id for ref in refs], uid, function.name, with_function, astuple, wires, tuple(kwargs), parent, held, refs)
+            (
+                [ref._id for ref in refs],
+                uid,
+                function.name,
+                with_function,
+                astuple,
+                wires,
+                tuple(kwargs),
+                parent,
+                held,
+                refs,
+            )
         )
         if len(self._open) >= SHIP_AT:
             self._send_open()
@@ -231,7 +275,13 @@ class Inside:
         held.append(arg)
         if isinstance(arg, ObjectRef):
             return (REF_WIRE, arg._id)
-        packed = pack_or_name(arg, self.worker.outpost, what=what, name=what.split("'")[1] if "'" in what else what, task_name=task_name)
+        packed = pack_or_name(
+            arg,
+            self.worker.outpost,
+            what=what,
+            name=what.split("'")[1] if "'" in what else what,
+            task_name=task_name,
+        )
         held.append(packed)
         return packed_wire(packed, [b.lend() for b in packed.blobs], [r._id for r in packed.refs])  # type: ignore[attr-defined]
 
@@ -280,7 +330,9 @@ class Inside:
         missing = {ref._id: ref for ref in refs if ref._state.__class__ is not int}
         if missing and not self._await(missing, len(missing), timeout_s):
             left = sum(ref._state.__class__ is not int for ref in missing.values())
-            raise GetTimeoutError(f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet")
+            raise GetTimeoutError(
+                f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet"
+            )
         return [self._value(ref) for ref in refs]
 
     def _value(self, ref: ObjectRef[Any]) -> Any:
@@ -317,7 +369,7 @@ class Inside:
         def resolve() -> None:
             try:
                 result.set_result(self.get([ref], None)[0])
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks
+            except BaseException as error:
                 result.set_exception(error)
 
         threading.Thread(target=resolve, name="grainwise-future", daemon=True).start()
@@ -424,12 +476,3 @@ class Inside:
             with worker.send_lock:
                 self.ship()
                 worker.send_returned()
-
-
-def _argument_name(position: int, count: int, names: tuple[str, ...]) -> str:
-    """Return how messages call an argument."""
-    first = count - len(names)
-    return f"argument {position}" if position < first else f"argument {names[position - first]!r}"
-
-
-__all__ = ["CALL_WIRE", "Inside", "load_error"]

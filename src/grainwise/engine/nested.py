@@ -38,7 +38,9 @@ class Wait:
 
     __slots__ = ("count", "handle", "is_over", "refs", "seq", "token")
 
-    def __init__(self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int) -> None:
+    def __init__(
+        self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int
+    ) -> None:
         self.handle = handle
         self.token = token
         self.refs = refs
@@ -81,10 +83,9 @@ def _submit(
     borders = engine.borders
     if with_function is not None:
         packed = borders.adopt(with_function, handle)
-        if uid not in engine.functions:
-            engine.learn_function(uid, packed, name)
-    key = (uid, *astuple)
-    spec = engine.specs.get(key) or engine.new_spec(key, engine.functions[uid], Options(*astuple))
+        if uid not in engine.submissions.functions:
+            engine.submissions.learn_function(uid, packed, name)
+    spec = engine.submissions.known_spec(engine.submissions.functions[uid], Options(*astuple))
     args = []
     nbytes = 0
     has_refs = False
@@ -112,8 +113,8 @@ def _submit(
             if batch.children is None:
                 batch.children = {}
             batch.children.setdefault(parent[1], []).extend(refs)
-    engine.submit(spec, call, has_refs, refs)
-    engine.active[spec] = None
+    engine.submissions.submit(spec, call, has_refs, refs)
+    engine.dispatcher.active[spec] = None
 
 
 def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None:
@@ -128,7 +129,12 @@ def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None
 
 
 def _want(
-    engine: Engine, handle: WorkerHandle, token: int, identities: list[int], count: int, item: tuple[int, int] | None
+    engine: Engine,
+    handle: WorkerHandle,
+    token: int,
+    identities: list[int],
+    count: int,
+    item: tuple[int, int] | None,
 ) -> None:
     refs = [engine.borders.refs[identity] for identity in identities]
     wait = Wait(handle, token, refs, count, item[0] if item else 0)
@@ -146,7 +152,7 @@ def _want(
 
     for ref in refs:
         if ref._state.__class__ is not int:
-            engine.watch(ref, resolved)
+            engine.results.watch(ref, resolved)
     if item is not None:
         batch = handle.batches[item[0]]
         batch.is_blocked = True
@@ -164,10 +170,10 @@ def _give_back(engine: Engine, handle: WorkerHandle, seq: int, index: int) -> No
     for batch in list(handle.batches.values()):
         if batch.seq == seq:
             if index + 1 < batch.stop:
-                engine.requeue(handle, batch, index + 1)
+                engine.dispatcher.requeue(handle, batch, index + 1)
         elif batch.seq > seq and not batch.is_blocked and batch.stop:
             handle.words[control.claim_word(batch.seq) + 1] = 0
-            engine.requeue(handle, batch, batch.base)
+            engine.dispatcher.requeue(handle, batch, batch.base)
 
 
 def _end_wait(engine: Engine, wait: Wait) -> None:
@@ -195,7 +201,7 @@ def _answer(engine: Engine, wait: Wait) -> None:
             values.append((ref._id, lend(ref._value)))
         elif state == FAILED:
             values.append((ref._id, _error_for_worker(ref._value)))
-    engine.post(handle, (VALUES, wait.token, values))
+    engine.dispatcher.post(handle, (VALUES, wait.token, values))
 
 
 def _error_for_worker(error: BaseException) -> tuple[Any, ...]:
@@ -208,9 +214,9 @@ def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
     """Tell the policy whether a worker runs anything: it does while a child runs on top of a blocked task."""
     is_running = any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values())
     if handle.stack and not is_running:
-        engine.policy.blocked(handle.number)
+        engine.dispatcher.policy.blocked(handle.number)
     else:
-        engine.policy.resumed(handle.number)
+        engine.dispatcher.policy.resumed(handle.number)
 
 
 # -- children in place ---------------------------------------------------------------------------------
@@ -233,7 +239,7 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
             continue
         if spec is None:
             spec = ref._state
-            mean_s = engine.policy.estimates.mean_s(spec)
+            mean_s = engine.dispatcher.policy.estimates.mean_s(spec.number)
             if mean_s is not None:
                 share = len(wait.refs) / (2 * engine.settings.num_cpus)
                 room = max(1, int(min(IN_PLACE_S / max(mean_s, 1e-8), share)))
@@ -245,9 +251,9 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
         return
     for ref in chosen:
         ref._value.is_sent = True
-    engine.policy.resumed(handle.number)
-    engine.policy.sent(handle.number, spec, len(chosen))
-    engine.send_batch(handle, spec, chosen, IN_PLACE)
+    engine.dispatcher.policy.resumed(handle.number)
+    engine.dispatcher.policy.sent(handle.number, spec.number, len(chosen))
+    engine.dispatcher.send_batch(handle, spec, chosen, IN_PLACE)
 
 
 def _is_offerable(engine: Engine, handle: WorkerHandle, ref: ObjectRef[Any]) -> bool:
@@ -258,7 +264,7 @@ def _is_offerable(engine: Engine, handle: WorkerHandle, ref: ObjectRef[Any]) -> 
         and not call.is_sent
         and not call.wants
         and spec.num_returns == 1
-        and spec not in engine.suspects
+        and spec not in engine.dispatcher.suspects
         and call.parent is not None
         and call.parent[0] == handle.uid
     )

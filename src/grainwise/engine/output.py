@@ -137,7 +137,7 @@ class Output:
             try:
                 stream.write(text)
                 stream.flush()
-            except Exception:  # noqa: BLE001 - a closed or full stream of the program's is its own affair
+            except Exception:
                 pass
             self._queued_bytes -= len(text)
             has_printed = True

@@ -7,12 +7,11 @@ parent, never guessed from a silent socket; the end of the template itself shows
 
 from __future__ import annotations
 
+import _pickle
 import os
 import select
 import socket
 import sys
-
-import _pickle
 
 from ..errors import WorkerStartError
 from . import control, template
@@ -40,7 +39,13 @@ THREAD_VARIABLES = (
 )
 WARM_MODULES = ("numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL")
 """Imported by the template when the driver has them: then no worker has to."""
-STANDARD_FINDERS = ("BuiltinImporter", "FrozenImporter", "PathFinder", "_SixMetaPathImporter", "AssertionRewritingHook")
+STANDARD_FINDERS = (
+    "BuiltinImporter",
+    "FrozenImporter",
+    "PathFinder",
+    "_SixMetaPathImporter",
+    "AssertionRewritingHook",
+)
 
 
 class WorkerHandle:
@@ -79,7 +84,7 @@ class WorkerHandle:
         self.ref_loans: dict[int, int] = {}
         self.waits: dict[int, Any] = {}
         self.pending_free: list[tuple[int, int]] = []
-        self.last_progress = (0, 0, 0.0)
+        self.last_progress = (-1, -1, 0.0)
         self.used_at = 0.0
         self.write_blocked = False
         self.last_words = ""
@@ -333,7 +338,9 @@ class Pool:
 
 def driver_settings() -> dict[str, Any]:
     """Return what a template must know to become like this program."""
-    finders = {type(finder).__name__ if not isinstance(finder, type) else finder.__name__ for finder in sys.meta_path}
+    finders = {
+        type(finder).__name__ if not isinstance(finder, type) else finder.__name__ for finder in sys.meta_path
+    }
     return {
         "path": [os.getcwd() if entry == "" else entry for entry in sys.path],
         "prefix": (sys.prefix, sys.exec_prefix),

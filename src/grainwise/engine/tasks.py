@@ -1,9 +1,9 @@
 """What a submission is made of: functions, specs, calls, and their wire forms.
 
-    Function   the pickled function, identified by its content: shipped to a worker once
-    TaskSpec   a function with its options: the *key* of the policy, and the queue of its unsent refs
-    ObjectRef  one call: carries the bare argument until it is sent (`objects.ref`)
-    Call       what does not fit into a bare argument: several arguments, packed ones, refs, several results
+Function   the pickled function, identified by its content: shipped to a worker once
+TaskSpec   a function with its options: the *key* of the policy, and the queue of its unsent refs
+ObjectRef  one call: carries the bare argument until it is sent (`objects.ref`)
+Call       what does not fit into a bare argument: several arguments, packed ones, refs, several results
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ EACH = 1  # report each item before the next begins
 IN_PLACE = 2  # run on top of the blocked task that waits for it
 
 DEFAULT_MAX_RETRIES = 3
-_keys = itertools.count(1)
+_numbers = itertools.count(1)
+dead_keys: deque[int] = deque()
+"""Numbers of specs that are gone: the policy may forget them."""
 
 
 class Function:
@@ -54,7 +56,7 @@ class Function:
         name: for messages.
     """
 
-    __slots__ = ("id", "name", "packed")
+    __slots__ = ("__weakref__", "id", "name", "packed")
 
     def __init__(self, identity: bytes, packed: Packed, name: str) -> None:
         self.id = identity
@@ -63,15 +65,17 @@ class Function:
 
 
 class TaskSpec:
-    """A function with the options of its calls; the policy's key is the spec itself.
+    """A function with the options of its calls.
 
     Attributes:
+        number: the policy's key.
         open: refs that were submitted and not sent. Submitters append, the state-lock holder pops.
         send_at: a submitter that finds the queue this long calls `wake`. Written by the state-lock holder.
         has_calls: some ref of this spec carries a `Call`.
     """
 
     __slots__ = (
+        "__weakref__",
         "function",
         "has_calls",
         "max_retries",
@@ -94,7 +98,7 @@ class TaskSpec:
         retry_exceptions: Any,
         name: str,
     ) -> None:
-        self.number = next(_keys)
+        self.number = next(_numbers)
         self.function = function
         self.num_cpus = num_cpus
         self.num_returns = num_returns
@@ -104,6 +108,9 @@ class TaskSpec:
         self.open: deque[ObjectRef[Any]] = deque()
         self.send_at = 1
         self.has_calls = False
+
+    def __del__(self) -> None:
+        dead_keys.append(self.number)
 
 
 class Call:
@@ -157,12 +164,20 @@ def packed_wire(packed: Packed, blobs: list[Any], refs: list[int]) -> tuple[Any,
 
 def function_identity(packed: Packed) -> bytes:
     """Return the hash of a pickled function's content, captured arrays included."""
-    import hashlib
-
-    digest = hashlib.blake2b(digest_size=16)
+    try:
+        from _blake2 import blake2b  # hashlib would load all of OpenSSL
+    except ImportError:
+        from hashlib import blake2b
+    digest = blake2b(digest_size=16)
     for piece in (packed.stream, *packed.pieces):
         if isinstance(piece, bytes):
             digest.update(piece)
         elif piece is not None:
             digest.update(packed.blobs[piece[0]].view(piece[1], piece[2]))
     return digest.digest()
+
+
+def argument_name(position: int, count: int, names: tuple[str, ...]) -> str:
+    """Return how messages call an argument."""
+    first = count - len(names)
+    return f"argument {position}" if position < first else f"argument {names[position - first]!r}"

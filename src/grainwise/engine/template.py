@@ -13,13 +13,12 @@ socket), and takes all workers and what they started with it: each worker leads 
 
 from __future__ import annotations
 
+import _signal
 import os
 import select
 import socket
 import struct
 import sys
-
-import _signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,13 +119,13 @@ class Template:
 
             site.main()
             sys.path[:] = settings["path"]
-        from . import worker  # noqa: F401 - what every worker runs
         from ..objects import outpost  # noqa: F401
+        from . import worker  # noqa: F401 - what every worker runs
 
         for name in ["cloudpickle", *settings["modules"]]:
             try:
                 __import__(name)
-            except Exception:  # noqa: BLE001 - the task that needs it will say so
+            except Exception:
                 continue
 
     def _serve(self) -> bool:
@@ -181,7 +180,7 @@ class Template:
 
             run_worker(uid, slot, parent, self.control_page, fds, self.settings)
             status = 0
-        except BaseException:  # noqa: BLE001 - the last word goes to the error file
+        except BaseException:
             import traceback
 
             traceback.print_exc()
@@ -189,7 +188,7 @@ class Template:
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()
-                except Exception:  # noqa: BLE001
+                except Exception:
                     pass
             os._exit(status)
 

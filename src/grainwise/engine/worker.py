@@ -24,7 +24,7 @@ from time import perf_counter
 from ..objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
 from . import control
 from .channel import Channel, receive_fds, send_fd
-from .tasks import DROP, EACH, EXIT, FREE, FUNCTION, IN_PLACE, READY_TO_RUN, RESULTS, RETURNED, RUN, VALUES
+from .tasks import DROP, EACH, EXIT, FREE, FUNCTION, READY_TO_RUN, RESULTS, RETURNED, RUN, VALUES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Worker:
         self.names[identity] = name
         try:
             self.functions[identity] = self.inside.load(wire)
-        except BaseException as error:  # noqa: BLE001 - every item of this function fails with it
+        except BaseException as error:
             self.functions[identity] = error
 
     # -- batches ---------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class Worker:
                     else:
                         append(pack(result))
                     i += 1
-            except BaseException as error:  # noqa: BLE001 - it is the item's result
+            except BaseException as error:
                 if len(results) == i:
                     append(self._error_wire(error))
             now = perf_counter()
@@ -277,7 +277,9 @@ class Worker:
                 count, spent_s, worst_s = batch.timed, batch.spent_s, batch.worst_s
                 batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
                 self.inside.ship()
-                self.channel.send((RESULTS, batch.seq, start, values, is_plain, count, spent_s, worst_s, stopped))
+                self.channel.send(
+                    (RESULTS, batch.seq, start, values, is_plain, count, spent_s, worst_s, stopped)
+                )
                 kept, self.inside.kept = self.inside.kept, []
                 del kept
                 self.send_returned()
@@ -296,12 +298,14 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except Exception:  # noqa: BLE001 - the user's stream, not our concern
+            except Exception:
                 pass
 
     def _wake_reporter(self) -> None:
         if self._reporter is None:
-            self._reporter = threading.Thread(target=self._report_late, name="grainwise-reporter", daemon=True)
+            self._reporter = threading.Thread(
+                target=self._report_late, name="grainwise-reporter", daemon=True
+            )
             self._reporter.start()
         elif self._reporter_parked:
             self._reporter_parked = False
@@ -367,9 +371,8 @@ def run_worker(
     uid: int, slot: int, parent: int, control_fd: int, fds: list[int], settings: dict[str, Any]
 ) -> None:
     """Set up a freshly forked worker and serve until the driver is gone."""
-    import socket
-
     import _signal
+    import socket
 
     from ..objects.outpost import Outpost
     from ..objects.store import Usage

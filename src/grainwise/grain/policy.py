@@ -380,7 +380,9 @@ class Policy:
         self._cpus_in_use += sign * known.cpus
 
     def _held_s(self, known: _Worker) -> float:
-        return sum(count * (self.estimates.mean_s(key) or self.quantum_s) for key, count in known.held.items())
+        return sum(
+            count * (self.estimates.mean_s(key) or self.quantum_s) for key, count in known.held.items()
+        )
 
     def _mean_held_s(self, known: _Worker) -> float:
         count = sum(known.held.values())

@@ -22,9 +22,8 @@ Buffers arrive read-only, small or large: whether an array can be written to mus
 
 from __future__ import annotations
 
-import threading
-
 import _pickle
+import threading
 
 from .ref import ObjectRef, hooks
 

@@ -160,14 +160,17 @@ class Dedup:
 
     def kept_bytes(self) -> int:
         """Return the bytes that are held for the sake of a living source."""
-        return sum(blob.nbytes for e in list(self._recent.values()) if e.is_kept and (blob := e.blob()) is not None)
+        return sum(
+            blob.nbytes for e in list(self._recent.values()) if e.is_kept and (blob := e.blob()) is not None
+        )
 
 
 def same_content(blob: Blob, offsets: Sequence[int], parts: Sequence[memoryview]) -> bool:
     """Compare buffers with their stored copy, byte for byte."""
     stored = blob.view(0, blob.nbytes)
     return all(
-        compare(stored[offset : offset + part.nbytes], part) for offset, part in zip(offsets, parts, strict=True)
+        compare(stored[offset : offset + part.nbytes], part)
+        for offset, part in zip(offsets, parts, strict=True)
     )
 
 

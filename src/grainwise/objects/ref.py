@@ -110,7 +110,11 @@ class ObjectRef(Base):
 
     def __repr__(self) -> str:
         state = self._state
-        word = {READY: "ready", PACKED: "ready", FAILED: "failed"}.get(state) if state.__class__ is int else "pending"
+        word = (
+            {READY: "ready", PACKED: "ready", FAILED: "failed"}.get(state)
+            if state.__class__ is int
+            else "pending"
+        )
         return f"<ObjectRef {word} at {id(self):#x}>"
 
 

@@ -53,7 +53,9 @@ class Blob:
         self.arena_id = arena_id
         self.offset = offset
         self.nbytes = nbytes
-        self.leases = 0  # views alive in this process; the store's lock is not needed: only counts under the GIL
+        self.leases = (
+            0  # views alive in this process; the store's lock is not needed: only counts under the GIL
+        )
         self.lent = 0  # workers that may read it
         self.used_at = 0
 

@@ -1,0 +1,1 @@
+"""Four short stories that run naive parallel code on real input and time it: `grainwise demo`."""

@@ -1,0 +1,168 @@
+"""Receiving: what workers report, put into refs; and telling those who wait for them.
+
+All of it happens under the engine's turn.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from ..errors import TaskCancelledError
+from ..objects.codec import ERROR_WIRE
+from ..objects.ref import FAILED, PACKED, READY
+from . import crash, nested
+from .failures import read_error
+from .inside import MULTI_WIRE
+from .tasks import READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..objects.ref import ObjectRef
+    from .batches import SentBatch
+    from .driver import Engine
+    from .pool import WorkerHandle
+
+
+class Results:
+    """Resolves refs.
+
+    Attributes:
+        watchers: what to call when a ref is resolved.
+        attempts: runs beyond the first that a task has been charged for.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.watchers: dict[ObjectRef[Any], list[Callable[[ObjectRef[Any]], None]]] = {}
+        self.attempts: dict[ObjectRef[Any], int] = {}
+
+    def read(self, handle: WorkerHandle) -> None:
+        """Take a worker's messages."""
+        channel = handle.channel
+        if handle.write_blocked:
+            self.engine.pool.watch_writes(handle, channel.flush())
+        inbox = channel.read()
+        while inbox:
+            self._on_message(handle, inbox.popleft())
+        if not channel.is_open and not handle.is_exited:
+            self.engine.pool.stop_watching(handle)  # its parent will say how it ended
+
+    def _on_message(self, handle: WorkerHandle, message: tuple[Any, ...]) -> None:
+        kind = message[0]
+        if kind == RESULTS:
+            self._on_results(handle, *message[1:])
+        elif kind == RETURNED:
+            self.engine.borders.returned(handle, message[1], message[2])
+        elif kind == READY_TO_RUN:
+            handle.is_up = True
+        else:
+            nested.on_message(self.engine, handle, message)
+
+    def _on_results(
+        self, handle: WorkerHandle, seq: int, start: int, values: list[Any], is_plain: bool,
+        count: int, total_s: float, worst_s: float, stopped: int,
+    ) -> None:  # fmt: skip
+        """Resolve the refs of a batch, in order; `stopped` >= 0 ends it."""
+        batch = handle.batches.get(seq)
+        if batch is None:
+            return
+        spec = batch.spec
+        end = start + len(values)
+        refs = batch.refs if start == 0 and end == len(batch.refs) else batch.refs[start:end]
+        if is_plain and not spec.has_calls and not self.watchers and not self.attempts:
+            for ref, value in zip(refs, values):
+                if ref._state is spec:
+                    ref._value = value
+                    ref._state = READY
+        else:
+            for ref, value in zip(refs, values):
+                self._resolve(handle, spec, ref, value)
+        batch.base = end
+        if count or values:
+            self.engine.dispatcher.policy.finished(handle.number, spec.number, len(values), total_s, worst_s)
+        if spec in self.engine.dispatcher.suspects and values:
+            self.engine.dispatcher.suspects.discard(spec)
+        if stopped >= 0:
+            self._end_batch(handle, batch, stopped)
+
+    def _end_batch(self, handle: WorkerHandle, batch: SentBatch, stopped: int) -> None:
+        del handle.batches[batch.seq]
+        handle.used_at = monotonic()
+        if stopped < batch.stop:
+            self.engine.dispatcher.requeue(handle, batch, stopped)
+        self.engine.dispatcher.policy.ended(handle.number)
+        nested.batch_ended(self.engine, handle, batch)
+
+    def _resolve(self, handle: WorkerHandle, spec: TaskSpec, ref: ObjectRef[Any], value: Any) -> None:
+        """Give one ref its result."""
+        if ref._state is not spec:
+            if value.__class__ is tuple and value[0] != ERROR_WIRE:
+                nested.discard(self.engine, handle, value)
+            return
+        if value.__class__ is not tuple:
+            outs = ref._value.outs if ref._value.__class__ is Call else None
+            if outs:
+                error = ValueError(f"task {spec.name!r} returned one value - expected {spec.num_returns}")
+                self.fail(ref, error)
+                return
+            ref._value, ref._state = value, READY
+        elif value[0] == ERROR_WIRE:
+            self._on_error(spec, ref, value)
+            return
+        elif value[0] == MULTI_WIRE:
+            outs = ref._value.outs
+            for out, part in zip(outs, value[1]):
+                self._resolve(handle, spec, out, part)
+            ref._value, ref._state = None, READY
+        else:
+            ref._value, ref._state = self.engine.borders.adopt(value, handle), PACKED
+        self.resolved(ref)
+
+    def _on_error(self, spec: TaskSpec, ref: ObjectRef[Any], wire: tuple[Any, ...]) -> None:
+        if wire[3] == "cancelled":
+            self.fail(ref, TaskCancelledError(task_name=spec.name))
+            return
+        error = read_error(wire)
+        if (
+            spec.retry_exceptions
+            and crash.is_worth_retrying(error, spec.retry_exceptions)
+            and self.charge(spec, ref)
+        ):
+            self.engine.dispatcher.queue_first(spec, [ref])
+        else:
+            self.fail(ref, error)
+
+    def charge(self, spec: TaskSpec, ref: ObjectRef[Any]) -> bool:
+        """Charge a task one retry; false when it has none left."""
+        used = self.attempts.get(ref, 0)
+        if spec.max_retries >= 0 and used >= spec.max_retries:
+            return False
+        self.attempts[ref] = used + 1
+        self.engine.counters.retries += 1
+        return True
+
+    def fail(self, ref: ObjectRef[Any], error: BaseException) -> None:
+        """Resolve a ref with an error, and its parts where there are several results."""
+        if ref._state.__class__ is int:
+            return
+        call = ref._value
+        ref._value, ref._state = error, FAILED
+        self.resolved(ref)
+        if call.__class__ is Call and call.outs:
+            for out in call.outs:
+                self.fail(out, error)
+
+    def resolved(self, ref: ObjectRef[Any]) -> None:
+        """Tell who waits for a ref. The caller has the turn."""
+        self.attempts.pop(ref, None)
+        watchers = self.watchers.pop(ref, None)
+        if watchers:
+            for callback in watchers:
+                callback(ref)
+
+    def watch(self, ref: ObjectRef[Any], callback: Callable[[ObjectRef[Any]], None]) -> None:
+        """Call back, under the turn, when a ref is resolved. The caller has the turn."""
+        self.watchers.setdefault(ref, []).append(callback)
