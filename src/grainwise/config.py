@@ -61,13 +61,16 @@ def resolve(
     if cpus is None:
         cpus = available_cpus()
     if cpus <= 0:
-        raise ValueError(f"num_cpus must be more than 0, got {cpus:g}")
+        raise ValueError(f"{_source('num_cpus', num_cpus)} must be more than 0, got {cpus:g}")
     store = _number("object_store_memory", object_store_memory, "GRAINWISE_OBJECT_STORE_MEMORY")
     if store is None:
         store = int(available_memory_bytes() * STORE_SHARE)
     if store < MIN_STORE_BYTES:
-        raise ValueError(f"object_store_memory must be at least {MIN_STORE_BYTES:,} bytes, got {store:,g}")
+        source = _source("object_store_memory", object_store_memory)
+        raise ValueError(f"{source} must be at least {MIN_STORE_BYTES:,} bytes, got {store:,g}")
     threads = _number("threads_per_worker", None, "GRAINWISE_THREADS_PER_WORKER")
+    if threads is not None and (threads < 1 or threads != int(threads)):
+        raise ValueError(f"GRAINWISE_THREADS_PER_WORKER must be a whole number from 1 up, got {threads:g}")
     return Settings(
         num_cpus=cpus,
         object_store_memory_bytes=int(store),
@@ -77,18 +80,27 @@ def resolve(
 
 
 def _number(name: str, value: Any, variable: str) -> float | None:
-    """Return an argument or its variable as a number."""
+    """Return an argument or its variable as a finite number."""
     if value is not None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"init({name}=...) expected a number, got {type(value).__name__}")
-        return value
-    text = os.environ.get(variable)
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{variable} expected a number, got {text!r}") from None
+        number: float = value
+    else:
+        text = os.environ.get(variable)
+        if not text:
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            raise ValueError(f"{variable} expected a number, got {text!r}") from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(f"{_source(name, value)} expected a finite number, got {number}")
+    return number
+
+
+def _source(name: str, argument: object) -> str:
+    """Return what the user must change: the argument if there is one, else the variable."""
+    return name if argument is not None else f"GRAINWISE_{name.upper()}"
 
 
 def _spill_directory(argument: str | None) -> str | None:

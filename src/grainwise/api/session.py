@@ -49,8 +49,8 @@ def init(
             if ignore_reinit_error:
                 return
             raise RuntimeError(
-                "init() was called while the engine is running - expected one session at a time - call shutdown() "
-                "first, or init(ignore_reinit_error=True)"
+                "init() was called while the engine is running - expected one session at a time - call "
+                "shutdown() first, or init(ignore_reinit_error=True)"
             )
         current.check_not_foreign()
         _start(resolve(num_cpus, object_store_memory, spill_dir))
@@ -62,9 +62,10 @@ def shutdown() -> None:
     Arrays that came out of `get` stay valid. Calling it again, or without a session, does nothing.
     """
     engine = current.current()
-    if engine is None or not hasattr(engine, "shutdown"):
-        return
-    engine.shutdown()
+    end = getattr(engine, "shutdown", None)
+    if end is None:
+        return  # there is no session, or we are inside a task of one
+    end()
     if current.current() is engine:
         current.install(None)
 

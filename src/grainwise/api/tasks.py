@@ -6,7 +6,19 @@ from ..engine.current import Exportable, Options
 from .session import engine
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+
+    def overload(function):
+        """Do nothing: importing typing costs milliseconds."""
+        return function
+
+    class Typed:
+        """Gives `RemoteFunction[...]` a meaning at run time."""
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(type(list[int]))  # types.GenericAlias
+
+else:  # last, so that linters take this `overload` for the one in effect
     from collections.abc import Callable, Sequence
     from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
@@ -14,25 +26,22 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
     R = TypeVar("R")
-    Out = TypeVar("Out")
-    Base = Generic[P, R, Out]
-else:
-    Any = None
+    R_co = TypeVar("R_co", covariant=True)
+    Out_co = TypeVar("Out_co", covariant=True)
 
-    def overload(function):
-        return function
-
-    class Base:
-        __slots__ = ()
-
-        def __class_getitem__(cls, item):
-            return cls
+    class Typed(Generic[P, R_co, Out_co]):
+        """Makes `RemoteFunction` generic: in its parameters, its result, and what `.remote()` returns."""
 
 
 _OPTIONS = ("max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+_REMOTE_DOC = """\
+Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
+
+Arguments go by value as of now; a ref at top level is replaced by its value, in a container it stays a ref.
+"""
 
 
-class RemoteFunction(Base):
+class RemoteFunction(Typed["P", "R_co", "Out_co"]):
     """A function whose calls are tasks. Made by `remote`.
 
     `f.remote(...)` submits a call and returns an `ObjectRef` at once; `f.options(...)` returns the same
@@ -41,13 +50,13 @@ class RemoteFunction(Base):
     """
 
     if not TYPE_CHECKING:
-        __slots__ = (
-            "__dict__",
-            "__weakref__",
-            "_exportable",
-            "_options",
-            "remote",
-        )
+        __slots__ = {
+            "__dict__": None,
+            "__weakref__": None,
+            "_exportable": None,
+            "_options": None,
+            "remote": _REMOTE_DOC,
+        }
 
     def __init__(self, exportable: Exportable, options: Options) -> None:
         self._exportable = exportable
@@ -59,24 +68,24 @@ class RemoteFunction(Base):
             if value is not None:
                 self.__dict__[name] = value
         if not TYPE_CHECKING:
-            self.remote = _Unbound(self)
+            self.remote = _unbound(self)
 
     if TYPE_CHECKING:
 
         @overload
-        def remote(self, *args: P.args, **kwargs: P.kwargs) -> Out: ...
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> Out_co: ...
         @overload
-        def remote(self, first: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out: ...
+        def remote(self, first: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out_co: ...
         @overload
-        def remote(self, first: Any, second: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out: ...
+        def remote(self, first: Any, second: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> Out_co: ...
         @overload
         def remote(
             self, first: Any, second: Any, third: ObjectRef[Any], /, *args: Any, **kwargs: Any
-        ) -> Out: ...
+        ) -> Out_co: ...
         @overload
         def remote(
             self, first: Any, second: Any, third: Any, fourth: ObjectRef[Any], /, *args: Any, **kwargs: Any
-        ) -> Out: ...
+        ) -> Out_co: ...
         def remote(self, *args: Any, **kwargs: Any) -> Any:
             """Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -91,25 +100,25 @@ class RemoteFunction(Base):
             """
 
     @overload
-    def options(
+    def options(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
         self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    ) -> RemoteFunction[P, R, ObjectRef[R]]: ...  # fmt: skip
+    ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
     @overload
-    def options(
+    def options(  # type: ignore[overload-overlap]  # as above
         self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    ) -> RemoteFunction[P, R, None]: ...  # fmt: skip
+    ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    ) -> RemoteFunction[P, R, list[ObjectRef[Any]]]: ...  # fmt: skip
+    ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    ) -> RemoteFunction[P, R, Out]: ...  # fmt: skip
+    ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
 
@@ -155,21 +164,17 @@ def _rebuild(
     return RemoteFunction(Exportable(function, name, uid, is_exported), Options(*options))
 
 
-class _Unbound:
-    """Stands for `f.remote` until the first call binds it to the running engine.
+def _unbound(owner: Any) -> Any:
+    """Return what stands for `f.remote` until the first call binds it to the running engine.
 
     Bound, `f.remote` is the engine's own closure: no attribute of ours stands between a call and its append.
     """
 
-    __slots__ = ("owner",)
-
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        owner = self.owner
+    def remote(*args: Any, **kwargs: Any) -> Any:
+        if owner.remote is not remote:  # someone kept this one: bind once, not at each of its calls
+            return owner.remote(*args, **kwargs)
         running = engine()
-        bound = running.bind(owner._exportable, owner._options)
+        bound = _describe(running.bind(owner._exportable, owner._options), owner)
         on_close = getattr(running, "on_close", None)
         if on_close is not None:
             import weakref
@@ -177,6 +182,17 @@ class _Unbound:
             on_close(_Unbinder(weakref.ref(owner)))
         owner.remote = bound
         return bound(*args, **kwargs)
+
+    return _describe(remote, owner)
+
+
+def _describe(remote: Any, owner: Any) -> Any:
+    """Have `help(f.remote)` and `inspect.signature(f.remote)` tell what the call takes."""
+    remote.__name__ = "remote"
+    remote.__qualname__ = f"{owner._options.name}.remote"
+    remote.__doc__ = _REMOTE_DOC
+    remote.__wrapped__ = owner.__wrapped__
+    return remote
 
 
 class _Unbinder:
@@ -191,18 +207,18 @@ class _Unbinder:
         owner = self.reference()
         if owner is not None:
             owner._exportable.is_exported = False
-            owner.remote = _Unbound(owner)
+            owner.remote = _unbound(owner)
 
 
 @overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
 @overload
-def remote(
+def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
     *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
 ) -> _Decorator: ...  # fmt: skip
 @overload
-def remote(
+def remote(  # type: ignore[overload-overlap]  # as above
     *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
 ) -> _DecoratorNone: ...  # fmt: skip
@@ -260,7 +276,8 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
         )
     if isinstance(function, type):
         raise TypeError(
-            f"remote() expected a function, got the class {function.__qualname__!r} - actors are not offered yet"
+            f"remote() expected a function, got the class {function.__qualname__!r} - "
+            f"actors are not offered yet"
         )
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
@@ -276,7 +293,7 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
         "retry_exceptions": _check_retry_exceptions,
         "name": _check_name,
     }
-    values = dict(
+    values: dict[str, Any] = dict(
         zip(("num_cpus", "num_returns", "max_retries", "retry_exceptions", "name"), start.astuple())
     )
     for name, value in changes.items():

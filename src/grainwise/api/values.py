@@ -6,15 +6,17 @@ from ..objects.ref import ObjectRef
 from .session import engine
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+
+    def overload(function):
+        """Do nothing: importing typing costs milliseconds."""
+        return function
+
+else:  # last, so that linters take this `overload` for the one in effect
     from collections.abc import Sequence
     from typing import Any, TypeVar, overload
 
     T = TypeVar("T")
-else:
-
-    def overload(function):
-        return function
 
 
 def put(value: T) -> ObjectRef[T]:
@@ -85,7 +87,7 @@ def wait(
     if isinstance(refs, ObjectRef):
         raise TypeError("wait() expected a list of ObjectRefs, got one ObjectRef")
     checked = _check_refs("wait", refs)
-    if len(set(map(id, checked))) != len(checked):
+    if len(set(checked)) != len(checked):
         raise ValueError("wait() expected different refs, got one of them twice")
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"wait(num_returns=...) expected an int, got {type(num_returns).__name__}")
@@ -133,6 +135,6 @@ def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
 def _check_timeout(word: str, timeout: Any) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{word}(timeout=...) expected seconds or None, got {type(timeout).__name__}")
-    if timeout < 0:
+    if not timeout >= 0:  # not a number compares false
         raise ValueError(f"{word}(timeout={timeout}) expected at least 0")
     return float(timeout)

@@ -6,7 +6,6 @@ from multiprocessing import Pool
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.datasets import load_breast_cancer
 
 import grainwise
 from grainwise.demo.story import Reasons, Story
@@ -44,6 +43,8 @@ def with_grainwise(table: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 
 def table_of_measurements(is_quick: bool) -> NDArray[np.float64]:
     """Repeat the 569 rows of the breast cancer data that scikit-learn ships until they fill the table."""
+    from sklearn.datasets import load_breast_cancer  # here: the tasks need no more than numpy
+
     measured = np.asarray(load_breast_cancer(return_X_y=True)[0], np.float64)
     n_rows = (N_BYTES_QUICK if is_quick else N_BYTES) // (measured.shape[1] * measured.itemsize)
     return np.resize(measured, (n_rows, measured.shape[1]))
@@ -80,10 +81,10 @@ STORY: Story[NDArray[np.float64], list[NDArray[np.float64]]] = Story(
     finding=finding,
     reasons=Reasons(
         ahead_of_plain="the table is stored once and read in place, and every CPU draws samples",
-        behind_plain="it copies nothing, and here the copy into shared memory outweighs the work",
         ahead_of_pool="Pool pickles the table again for each of its pieces and pushes it through a pipe",
-        behind_pool="the table is small enough for a pipe here",
+        handing_over="the first copies the table into shared memory, the others check that it is the same",
+        waiting="the workers draw samples from the table in shared memory",
     ),
-    by_itself="saw one unchanged table in all calls, stored it once, mapped it into the workers",
+    by_itself="saw the same table in all calls, stored it once, let the workers read it in place",
     is_same=is_same,
 )

@@ -7,14 +7,13 @@ from multiprocessing import Pool
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.ensemble import ExtraTreesClassifier
 
 import grainwise
 from grainwise.demo.story import Reasons, Story
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from sklearn.ensemble import ExtraTreesClassifier
 
 N_TREES = 700
 N_TREES_QUICK = 150
@@ -55,6 +54,9 @@ def with_grainwise(job: Job) -> NDArray[np.int64]:
 
 def fitted_model_and_batches(is_quick: bool) -> Job:
     """Fit on one half of the handwritten digits that scikit-learn ships, to predict the other half."""
+    from sklearn.datasets import load_digits  # here: the tasks need no more than the model's own modules
+    from sklearn.ensemble import ExtraTreesClassifier
+
     images, digits = load_digits(return_X_y=True)
     n_trees = N_TREES_QUICK if is_quick else N_TREES
     model = ExtraTreesClassifier(n_trees, random_state=0, n_jobs=-1)
@@ -75,6 +77,8 @@ def describe(job: Job) -> str:
 
 def finding(predicted: NDArray[np.int64]) -> str:
     """Give the part of digits that were told right."""
+    from sklearn.datasets import load_digits
+
     _, digits = load_digits(return_X_y=True)
     return f"{np.mean(predicted == digits[1::2]):.1%} of {len(predicted)} handwritten digits told right"
 
@@ -91,11 +95,11 @@ STORY: Story[Job, NDArray[np.int64]] = Story(
     naive=with_grainwise,
     finding=finding,
     reasons=Reasons(
-        ahead_of_plain="the model is stored once and loaded once by each worker, and every CPU predicts",
-        behind_plain="it has the model at hand, while grainwise must prove at each call that it is unchanged",
-        ahead_of_pool="Pool pickles the model, sends it and loads it again for each of its pieces",
-        behind_pool="it sends the model with a few large pieces, while grainwise looks at it at each call",
+        ahead_of_plain="the model is stored once, its arrays are read in place, and every CPU predicts",
+        ahead_of_pool="Pool pickles the model for each of its pieces, sends it and loads it there",
+        handing_over="each pickles the model to see whether it has changed",
+        waiting="the workers predict, each task with a model built anew over the arrays in shared memory",
     ),
-    by_itself="recognised the same model in all calls, stored it once and loaded it once in each worker",
+    by_itself="saw the same model in all calls, stored it once, let the workers read its arrays in place",
     is_same=np.array_equal,
 )

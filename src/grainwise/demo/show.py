@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from grainwise.demo.stage import Line, Stage
-from grainwise.demo.story import Times, timed, verdict
+from grainwise.demo.story import Times, split, timed, timed_in_parts, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,8 +83,6 @@ def show(names: Sequence[str], is_quick: bool) -> bool:
 
 
 def _told(story: Story[Any, Any], stage: Stage, is_quick: bool) -> Line:
-    import grainwise
-
     given = story.prepare(is_quick)
     stage.fact("input", story.describe(given))
     stage.code(story.code())
@@ -96,15 +94,16 @@ def _told(story: Story[Any, Any], stage: Stage, is_quick: bool) -> Line:
     by_pool, pool_s = timed(story.pool, given)
     stage.ran(pool_s, plain_s)
     stage.running("grainwise")
-    by_grainwise, grainwise_s = timed(story.naive, given, end=grainwise.shutdown)
-    stage.ran(grainwise_s, plain_s, is_ours=True)
+    by_grainwise, parts = timed_in_parts(story.naive, given)
+    stage.ran(parts.total_s, plain_s, is_ours=True)
 
     is_equal = story.is_same(by_plain, by_pool) and story.is_same(by_plain, by_grainwise)
     stage.equality(is_equal)
     stage.fact("found", story.finding(by_grainwise))
-    times = Times(plain_s, pool_s, grainwise_s)
-    for label, sentence in zip(("verdict", ""), verdict(times, story.reasons), strict=True):
-        stage.fact(label, sentence)
+    stage.fact("grainwise's time", split(parts))
+    times = Times(plain_s, pool_s, parts)
+    for number, sentence in enumerate(verdict(times, story.reasons)):
+        stage.fact("" if number else "verdict", sentence)
     stage.fact("by itself, grainwise", story.by_itself)
     return Line(story.name, story.count_tasks(given), times, is_equal)
 

@@ -11,7 +11,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from grainwise.demo.story import LEVEL, ratio
+from grainwise.demo.story import LEVEL, ratio, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,17 +52,6 @@ class Line:
     n_tasks: int
     times: Times
     is_equal: bool
-
-
-def seconds(duration_s: float) -> str:
-    """Write a duration with three digits: `84 ms`, `2.21 s`, `12.3 s`.
-
-    >>> seconds(0.0841), seconds(2.2149), seconds(12.34)
-    ('84 ms', '2.21 s', '12.3 s')
-    """
-    if duration_s < 0.9995:
-        return f"{duration_s * 1000:.0f} ms"
-    return f"{duration_s:.2f} s" if duration_s < 9.995 else f"{duration_s:.1f} s"
 
 
 def bar(cells: float, glyphs: Glyphs, most: int = MOST_CELLS) -> str:

@@ -104,9 +104,9 @@ STORY: Story[list[str], Counter[str]] = Story(
     finding=finding,
     reasons=Reasons(
         ahead_of_plain="many paragraphs share one message, so that every CPU is busy counting",
-        behind_plain="a paragraph is microseconds of work: sending it and taking its counts back costs more",
-        ahead_of_pool="it sends many measured batches, so that no CPU waits for another's large last piece",
-        behind_pool="it keeps no ref for each paragraph, and equal pieces suit paragraphs that are all alike",
+        ahead_of_pool=None,
+        handing_over="each makes a ref",
+        waiting="the workers count, and each paragraph's counts come back pickled",
     ),
-    by_itself="measured the first tasks and sent the rest many to a message; no chunk size was chosen",
+    by_itself="sent the paragraphs many to a message; no chunk size was chosen",
 )

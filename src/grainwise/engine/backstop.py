@@ -9,6 +9,7 @@ on the sockets like any other leader.
 from __future__ import annotations
 
 import _thread
+import sys
 from time import monotonic
 
 TYPE_CHECKING = False
@@ -51,6 +52,12 @@ class Backstop:
             return
         self._ring()
 
+    def ring(self) -> None:
+        """Have a parked thread look again; safe in finalizers: takes no lock and starts nothing."""
+        if self._is_parked and self._is_started and not self._is_stopped:
+            self._is_parked = False
+            self._ring()
+
     def _ring(self) -> None:
         try:
             self._bell.release()
@@ -83,30 +90,40 @@ class Backstop:
         rounds = -1
         while not self._is_stopped:
             if engine.num_callbacks:
-                engine.leadership.until(
-                    lambda: not engine.num_callbacks or self._is_stopped, monotonic() + TICK_S
-                )
+                self._lead()
             else:
                 self._bell.acquire(timeout=TICK_S if idle_since is None else IDLE_TICK_S)
             if self._is_stopped:
                 return
-            self._look()
-            if engine.leadership.rounds == rounds:
-                engine.leadership.round(0.0)
-            rounds = engine.leadership.rounds
-            engine.output.collect()
-            with engine.turn:
-                if engine.is_closed:
-                    return
-                is_idle = engine.is_idle() and not engine.num_callbacks
-                if not is_idle:
-                    idle_since = None
-                elif idle_since is None:
-                    idle_since = monotonic()
-                is_over = idle_since is not None and monotonic() - idle_since > LINGER_S
-                engine.tidy(is_idle=is_over)
+            is_over = False
+            try:
+                self._look()
+                if engine.leadership.rounds == rounds:
+                    engine.leadership.round(0.0)
+                rounds = engine.leadership.rounds
+                engine.output.collect()
+                with engine.turn:
+                    if engine.is_closed:
+                        return
+                    is_idle = engine.is_idle() and not engine.num_callbacks
+                    if not is_idle:
+                        idle_since = None
+                    elif idle_since is None:
+                        idle_since = monotonic()
+                    is_over = idle_since is not None and monotonic() - idle_since > LINGER_S
+                    engine.tidy(is_idle=is_over)
+            except BaseException:  # a callback of the user's, or a bug of ours: a dead backstop would be a hang
+                sys.excepthook(*sys.exc_info())
             if is_over and self._park():
                 idle_since = None
+
+    def _lead(self) -> None:
+        """Read for those who wait by a callback."""
+        engine = self._engine
+        try:
+            engine.leadership.until(lambda: not engine.num_callbacks or self._is_stopped, monotonic() + TICK_S)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
 
     def _look(self) -> None:
         """Find out whether the program submitted anything since the last look."""

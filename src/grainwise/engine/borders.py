@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..objects.store import Blob, Store
     from .pool import WorkerHandle
 
+_identities = itertools.count(1)
+"""Shared by all sessions of the process."""
+
 
 class Borders:
     """Turns values into wires for one worker and wires back into values. Used under the engine's turn."""
@@ -32,7 +35,6 @@ class Borders:
         self.refs: dict[int, ObjectRef[Any]] = {}
         """Refs that some worker holds, by identity."""
         self._counts: dict[int, int] = {}
-        self._ids = itertools.count(1)
 
     # -- identities ------------------------------------------------------------------------------------
 
@@ -41,7 +43,7 @@ class Borders:
         try:
             return ref._id
         except AttributeError:
-            ref._id = next(self._ids)
+            ref._id = next(_identities)
             return ref._id
 
     def restore(self, identity: int) -> ObjectRef[Any]:
@@ -51,8 +53,8 @@ class Borders:
             from ..errors import ObjectLostError
 
             raise ObjectLostError(
-                f"the value behind ref {identity:032x} is gone - expected a ref that is still held somewhere; "
-                f"keep it in a variable, or pass it inside a task's argument or result"
+                f"the value behind ref {identity:032x} is gone - expected a ref that is still held "
+                f"somewhere; keep it in a variable, or pass it inside a task's argument or result"
             )
         return ref
 
@@ -62,7 +64,7 @@ class Borders:
         """Return what makes the wire of packed values for one worker, counting what it lends."""
 
         def lend(packed: Packed) -> tuple[Any, ...]:
-            blobs = [self._lend_blob(blob, handle) for blob in packed.blobs]  # type: ignore[arg-type]
+            blobs = [self._lend_blob(blob, handle) for blob in packed.blobs]
             refs = [self.lend_ref(ref, handle) for ref in packed.refs]
             return packed_wire(packed, blobs, refs)
 

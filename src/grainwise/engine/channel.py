@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 HEADER_BYTES = 8
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 16
+"""Read at once: below the size from which every allocation is a system call."""
+LONG_CHUNK_BYTES = 1 << 20
+"""Read at once while a long frame is on its way."""
 SOCKET_BUFFER_BYTES = 1 << 20
 SPIN_S = 40e-6
 """How long to look again before blocking. `benchmarks` row F5 shows both."""
+
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""Programs that end by SIGPIPE (`| head`) must not end because a worker did."""
 
 _dumps = _pickle.dumps
 _loads = _pickle.loads
@@ -39,13 +45,14 @@ def encode(message: tuple[Any, ...]) -> bytes:
 class Channel:
     """One end of a connection. Used by one thread at a time."""
 
-    __slots__ = ("_inbox", "_outbox", "_partial", "is_open", "sock")
+    __slots__ = ("_chunks", "_inbox", "_missing", "_outbox", "is_open", "sock")
 
     def __init__(self, sock: socket.socket, *, blocking: bool) -> None:
         sock.setblocking(blocking)
         self.sock = sock
         self.is_open = True
-        self._partial = b""
+        self._chunks: list[bytes] = []  # an unfinished frame, joined once when it is whole
+        self._missing = 0  # bytes until then, 0 while its header is cut, too
         self._inbox: deque[tuple[Any, ...]] = deque()
         self._outbox: deque[memoryview] = deque()
 
@@ -61,7 +68,7 @@ class Channel:
             self._outbox.append(memoryview(frame))
             return True
         try:
-            sent = self.sock.send(frame)
+            sent = self.sock.send(frame, NO_SIGNAL)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -76,7 +83,7 @@ class Channel:
         outbox = self._outbox
         while outbox:
             try:
-                sent = self.sock.send(outbox[0])
+                sent = self.sock.send(outbox[0], NO_SIGNAL)
             except BlockingIOError:
                 return True
             except OSError:
@@ -91,8 +98,9 @@ class Channel:
     def read(self) -> deque[tuple[Any, ...]]:
         """Return the messages that have arrived, without blocking; at the end of file `is_open` is false."""
         while self.is_open:
+            room = self._room()
             try:
-                data = self.sock.recv(CHUNK_BYTES)
+                data = self.sock.recv(room)
             except BlockingIOError:
                 break
             except OSError:
@@ -101,7 +109,7 @@ class Channel:
                 self.is_open = False
                 break
             self._split(data)
-            if len(data) < CHUNK_BYTES:
+            if len(data) < room:
                 break
         return self._inbox
 
@@ -109,16 +117,23 @@ class Channel:
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send a message, blocking until the socket has taken it."""
-        self.sock.sendall(encode(message))
+        self.sock.sendall(encode(message), NO_SIGNAL)
 
     def receive(self, spin: bool = True) -> tuple[Any, ...] | None:
-        """Wait for a message; None at the end of file."""
+        """Wait for a message; None at the end of file.
+
+        Raises:
+            BlockingIOError: the socket has a time limit and nothing came; what has come so far is kept.
+        """
         if self._inbox:
             return self._inbox.popleft()
         if spin and self.spin():
             return self._inbox.popleft() if self._inbox else self.receive(spin=False)
         while not self._inbox:
-            data = self.sock.recv(CHUNK_BYTES)
+            try:
+                data = self.sock.recv(self._room())
+            except ConnectionError:
+                return None
             if not data:
                 return None
             self._split(data)
@@ -134,6 +149,8 @@ class Channel:
             except BlockingIOError:
                 pause()
                 continue
+            except OSError:
+                return False  # the other side is gone: `receive` will find out
             if data:
                 self._split(data)
                 return True
@@ -151,19 +168,31 @@ class Channel:
     # -- both ------------------------------------------------------------------------------------------
 
     def _split(self, data: bytes) -> None:
-        """Cut the stream into messages."""
-        if self._partial:
-            data = self._partial = self._partial + data
+        """Cut the stream into messages; an unfinished one is kept in pieces: a long one is copied once."""
+        if self._chunks:
+            self._chunks.append(data)
+            if len(data) < self._missing:
+                self._missing -= len(data)
+                return
+            data = b"".join(self._chunks)
+            self._chunks.clear()
         at, end = 0, len(data)
         view = memoryview(data)
+        self._missing = 0
         while end - at >= HEADER_BYTES:
             size = int.from_bytes(view[at : at + HEADER_BYTES], "little")
             if end - at - HEADER_BYTES < size:
+                self._missing = at + HEADER_BYTES + size - end
                 break
             at += HEADER_BYTES
             self._inbox.append(_loads(view[at : at + size]))
             at += size
-        self._partial = data[at:] if at < end else b""
+        if at < end:
+            self._chunks.append(data[at:])
+
+    def _room(self) -> int:
+        """Return how much to read at once."""
+        return max(CHUNK_BYTES, min(self._missing, LONG_CHUNK_BYTES))
 
     def close(self) -> None:
         """Close the socket."""
@@ -190,7 +219,7 @@ def send_fd(sock: socket.socket, data: bytes, fds: list[int]) -> None:
     """Send descriptors with a short message."""
     import array
 
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))], NO_SIGNAL)
 
 
 def receive_fds(sock: socket.socket, nbytes: int, max_fds: int) -> tuple[bytes, list[int]]:

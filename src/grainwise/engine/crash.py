@@ -11,10 +11,8 @@ no item is ever finished and unreported.
 from __future__ import annotations
 
 import os
-from time import monotonic
-
-from ..errors import TaskCancelledError, WorkerCrashedError, WorkerStartError
-from . import control, template
+from ..errors import GrainwiseError, InternalError, TaskCancelledError, WorkerCrashedError, WorkerStartError
+from . import control, nested, template
 from .process import read_tail
 from .tasks import EXIT, Call, TaskSpec
 
@@ -50,7 +48,7 @@ def on_template_lost(engine: Engine) -> None:
     """The template has ended, and its workers with it: start anew, unless it does so again and again."""
     detail = engine.pool.template_output()
     engine.pool.lose_template()
-    has_failed = engine.pool.note_start_failure(monotonic())
+    has_failed = engine.pool.note_start_failure()
     for handle in list(engine.pool.workers.values()):
         handle.is_up = True  # not its own failure to start
         _worker_ended(engine, handle, _KILLED)
@@ -66,6 +64,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     engine.output.forget(handle)
     if handle.batches:
         engine.counters.crashes += 1
+        engine.dispatcher.num_sent -= len(handle.batches)
     for wait in list(handle.waits.values()):
         wait.is_over = True
     running = handle.words[control.SEQ] if handle.is_up else 0
@@ -77,7 +76,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     engine.dispatcher.by_number.pop(handle.number, None)
     engine.borders.end_loans(handle)
     engine.pool.remove(handle)
-    if not handle.is_up and engine.pool.note_start_failure(monotonic()):
+    if not handle.is_up and engine.pool.note_start_failure():
         fail_everything(engine, WorkerStartError(detail=detail))
 
 
@@ -166,6 +165,15 @@ def fresh(error: BaseException) -> BaseException:
     return again
 
 
+def internal(error: Exception) -> GrainwiseError:
+    """Return the error that says that it is our bug, unless it says something better already."""
+    if isinstance(error, GrainwiseError):
+        return error
+    wrapped = InternalError(f"{type(error).__name__}: {error} - this is a bug in grainwise, please report it")
+    wrapped.__cause__ = error
+    return wrapped
+
+
 def fail_everything(engine: Engine, error: BaseException) -> None:
     """Resolve all that is outstanding with an error. The caller has the turn."""
     for handle in engine.pool.workers.values():
@@ -191,34 +199,25 @@ def cancel(engine: Engine, ref: ObjectRef[Any], *, force: bool, recursive: bool)
     spec = ref._state
     if spec.__class__ is not TaskSpec:
         return  # finished, or not a task
+    if ref._value.__class__ is not Call and isinstance(ref._value, type(ref)):
+        ref = ref._value  # one of several results: this one stands for the call
     error = TaskCancelledError(task_name=spec.name)
-    for handle in list(engine.pool.workers.values()):
-        for batch in list(handle.batches.values()):
-            if batch.spec is not spec:
-                continue
-            index = _index(batch, ref)
-            if index is not None:
-                _cancel_sent(engine, handle, batch, index, error, force=force, recursive=recursive)
-                return
-    engine.results.fail(_primary(spec, ref), error)
+    call = ref._value
+    if call.__class__ is not Call or call.is_sent:
+        for handle in list(engine.pool.workers.values()):
+            for batch in list(handle.batches.values()):
+                index = _index(batch, ref) if batch.spec is spec else None
+                if index is not None:
+                    _cancel_sent(engine, handle, batch, index, error, force=force, recursive=recursive)
+                    return
+    engine.results.fail(ref, error)
 
 
 def _index(batch: SentBatch, ref: ObjectRef[Any]) -> int | None:
-    for index in range(batch.base, batch.stop):
-        item = batch.refs[index]
-        if item is ref or (item._value.__class__ is Call and item._value.outs and ref in item._value.outs):
-            return index
-    return None
-
-
-def _primary(spec: TaskSpec, ref: ObjectRef[Any]) -> ObjectRef[Any]:
-    """Return the ref that stands in the queue for a call with several results."""
-    if spec.num_returns == 1:
-        return ref
-    for item in list(spec.open):
-        if item._value.__class__ is Call and item._value.outs and ref in item._value.outs:
-            return item
-    return ref
+    try:
+        return batch.refs.index(ref, batch.base, batch.stop)
+    except ValueError:
+        return None
 
 
 def _cancel_sent(
@@ -228,6 +227,12 @@ def _cancel_sent(
     """Cancel an item that a worker holds."""
     item = batch.refs[index]
     words = handle.words
+    if recursive and batch.children:
+        for child in batch.children.get(index, []):
+            cancel(engine, child, force=force, recursive=True)
+    if batch.is_blocked and not force:
+        nested.cancel_wait(engine, handle, batch.seq)  # its `get` raises
+        return
     if not batch.is_blocked:
         start = control.take_back(words, batch.seq, index, engine.dispatcher.barrier)
         if start is not None and start < batch.stop:
@@ -235,16 +240,15 @@ def _cancel_sent(
             if start <= index:
                 engine.results.fail(item, error)
                 return
-    if recursive and batch.children:
-        for child in batch.children.get(index, []):
-            cancel(engine, child, force=force, recursive=True)
+    is_running = words[control.SEQ] == batch.seq and words[control.STARTED] == index
     if force:
         engine.results.fail(item, error)
-        engine.pool.kill(handle, _KILLED)
-    elif handle.pid and (
-        batch.is_blocked or (words[control.SEQ] == batch.seq and words[control.STARTED] == index)
-    ):
+        if is_running or batch.is_blocked:
+            engine.pool.kill(handle, _KILLED)
+    else:
+        # Either it runs and is interrupted, or it is claimed behind the running one, which the worker then
+        # un-claims; the limit that the attempt to take it back has set keeps it from being claimed again.
+        if not is_running:
+            engine.results.fail(item, error)
         words[control.CANCEL] = (batch.seq << 32 | index) + 1
         engine.pool.kill(handle, _SIGINT)
-    else:
-        engine.results.fail(item, error)  # claimed together with its neighbours, and about to run or done

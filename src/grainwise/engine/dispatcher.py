@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import deque
 from time import perf_counter
 
+from ..errors import WorkerStartError
 from ..grain.policy import Policy, Progress
-from . import control
+from . import control, crash
 from .batches import SentBatch
 from .channel import encode
 from .tasks import EACH, FREE, FUNCTION, RUN, Call, TaskSpec, dead_keys
@@ -35,6 +36,7 @@ class Dispatcher:
         active: specs with something in their queue; a queue that is not empty has its spec here.
         suspects: specs whose task killed a worker: their tasks run one at a time until one succeeds.
         by_number: workers by the number that the policy gave them.
+        num_sent: batches sent and not ended.
     """
 
     def __init__(self, engine: Engine, num_cpus: float) -> None:
@@ -43,8 +45,18 @@ class Dispatcher:
         self.barrier = control.Barrier()
         self.active: dict[TaskSpec, None] = {}
         self.missed: deque[TaskSpec] = deque()
+        self.num_sent = 0
         self.suspects: set[TaskSpec] = set()
         self.by_number: dict[int, WorkerHandle] = {}
+
+    def look_at(self, spec: TaskSpec) -> None:
+        """A submitter has found the queue of a spec long enough for a look."""
+        self.active[spec] = None
+        enough = self.policy.next_look(spec.number)
+        if len(spec.open) >= enough or self.policy.is_long(spec.number):
+            self.dispatch(waiting=False)
+        else:
+            spec.send_at = enough
 
     def dispatch(self, waiting: bool) -> None:
         """Send what the policy says. The caller has the turn."""
@@ -55,12 +67,12 @@ class Dispatcher:
         while dead_keys:
             policy.forget(dead_keys.popleft())
         if active:
-            specs = {}
+            specs: dict[Any, TaskSpec] = {}
             for spec in active:
                 specs[spec.number] = spec
                 policy.ready(spec.number, len(spec.open), spec.num_cpus)
             for send in policy.dispatch(waiting):
-                self._send(send.worker, specs[send.key], send.count)  # type: ignore[index]
+                self._send(send.worker, specs[send.key], send.count)
             for spec in list(active):
                 left = len(spec.open)
                 if left:
@@ -71,25 +83,43 @@ class Dispatcher:
                     policy.ready(spec.number, 0)
                     if spec.open:  # a submitter was quicker than the line above
                         active[spec] = None
-        if not active and waiting:
+        if waiting and self.num_sent and not active:
             self.rebalance()
 
     def _send(self, number: int, spec: TaskSpec, count: int) -> None:
         """Send so many tasks to the worker that the policy knows under this number."""
         handle = self.by_number.get(number)
         if handle is None:
-            handle = self.by_number[number] = self.engine.pool.start_worker(number)
-        if not handle.can_take():
+            handle = self._start(number)
+        if handle is None or not handle.can_take():
             self.policy.returned(number, spec.number, count)
             self.policy.ended(number)
             return
         refs = self._pop(spec, 1 if spec in self.suspects else count)
         if len(refs) < count:
             self.policy.returned(number, spec.number, count - len(refs))
-        if refs:
-            self.send_batch(handle, spec, refs)
-        else:
+        if not refs:
             self.policy.ended(number)
+            return
+        try:
+            self.send_batch(handle, spec, refs)
+        except Exception as error:  # a value of an earlier session, our bug: no worker may seem busy for ever
+            self.policy.returned(number, spec.number, len(refs))
+            self.policy.ended(number)
+            for ref in refs:
+                self.engine.results.fail(ref, crash.internal(error))
+
+    def _start(self, number: int) -> WorkerHandle | None:
+        """Start a worker; one that can't be started counts as one that failed to."""
+        try:
+            handle = self.by_number[number] = self.engine.pool.start_worker(number)
+        except (OSError, WorkerStartError) as error:
+            self.policy.died(number)
+            if self.engine.pool.note_start_failure():
+                detail = str(error)
+                crash.fail_everything(self.engine, WorkerStartError(detail=detail))
+            return None
+        return handle
 
     def _pop(self, spec: TaskSpec, count: int) -> list[ObjectRef[Any]]:
         """Take refs off a queue, passing over what was cancelled or sent otherwise."""
@@ -114,26 +144,27 @@ class Dispatcher:
         self, handle: WorkerHandle, spec: TaskSpec, refs: list[ObjectRef[Any]], flags: int = 0
     ) -> None:
         """Send refs to a worker as one batch. The caller has the turn and has told the policy."""
+        seq = handle.next_seq
+        at = control.claim_word(seq)
+        handle.words[at] = 0
+        handle.words[at + 1] = NO_LIMIT
         function = spec.function
         if function.id not in handle.functions:
-            handle.functions.add(function.id)
             wire = self.engine.borders.lender(handle)(function.packed)
-            self.post(handle, (FUNCTION, function.id, wire, function.name))
+            self.post(handle, (FUNCTION, function.id, wire, function.name, seq))
+            handle.functions.add(function.id)
         values = [ref._value for ref in refs]
         if spec.has_calls:
             lend = self.engine.borders.lender(handle)
             values = [value.wire(lend) if value.__class__ is Call else value for value in values]
         if not spec.max_retries:
             flags |= EACH
-        seq = handle.next_seq
-        handle.next_seq = seq + 1
-        handle.batches[seq] = SentBatch(seq, spec, refs, flags)
-        at = control.claim_word(seq)
-        handle.words[at] = 0
-        handle.words[at + 1] = NO_LIMIT
         mean_s = self.policy.estimates.mean_s(spec.number)
         hint = 1 if mean_s is None else max(1, int(50e-6 / max(mean_s, 1e-8)))
         self.post(handle, (RUN, seq, function.id, hint, flags, values, spec.num_returns))
+        handle.next_seq = seq + 1
+        handle.batches[seq] = SentBatch(seq, spec, refs, flags)
+        self.num_sent += 1
         self.engine.counters.batches += 1
         self.engine.counters.tasks += len(refs)
 

@@ -20,7 +20,7 @@ from time import monotonic, perf_counter
 
 from ..errors import EngineClosedError, GetTimeoutError
 from ..objects import ref as refs_module
-from ..objects.codec import is_atom, unpack
+from ..objects.codec import is_atom
 from ..objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..objects.store import Store, Usage
 from . import control, crash, current
@@ -28,7 +28,7 @@ from .backstop import Backstop
 from .borders import Borders
 from .channel import SPIN_S
 from .dispatcher import Dispatcher
-from .failures import pack_or_name
+from .failures import pack_or_name, read_value
 from .output import Output
 from .pool import Pool, driver_settings
 from .results import Results
@@ -75,7 +75,7 @@ class Engine:
         self.is_closed = False
         self.counters = Counters()
         self.turn = Turn()
-        self.leadership = Leadership(self._pump)
+        self.leadership = Leadership(self._pump, self.run_callbacks)
         worker_settings = driver_settings()
         worker_settings.update(
             num_cpus=settings.num_cpus,
@@ -89,6 +89,7 @@ class Engine:
             settings.spill_directory,
             Usage(self.pool.words, control.USED, self._used_words),
             self._release_remote,
+            lambda: self.backstop.ring(),
         )
         self.borders = Borders(self.store)
         self.output = Output(self.pool)
@@ -107,7 +108,11 @@ class Engine:
         refs_module.hooks.identify = self.borders.identify
         refs_module.hooks.restore = self.borders.restore
         refs_module.hooks.future = self.future
-        self.pool.start_template()
+        try:
+            self.pool.start_template()
+        except BaseException:
+            self._release()
+            raise
 
     def bind(self, function: Exportable, options: Options) -> Callable[..., Any]:
         """Return what submits a call of a function."""
@@ -136,8 +141,7 @@ class Engine:
             self.dispatcher.missed.append(spec)
             return
         with self.turn:
-            self.dispatcher.active[spec] = None
-            self.dispatcher.dispatch(waiting=False)
+            self.dispatcher.look_at(spec)
         self.backstop.wake()
 
     def _refuse(self, spec: TaskSpec) -> None:
@@ -152,8 +156,9 @@ class Engine:
                 return
             for fd, _ in events:
                 self._on_event(fd)
-            self.dispatcher.dispatch(self.num_waiting > 0 or self.backstop.is_silent())
-        self.run_callbacks()
+            dispatcher = self.dispatcher
+            if dispatcher.active or dispatcher.num_sent or dispatcher.missed:
+                dispatcher.dispatch(self.num_waiting > 0 or self.backstop.is_silent())
 
     def _poll(self, timeout_s: float) -> Any:
         """Wait for sockets: look again for a few dozen microseconds when that has paid lately, then block."""
@@ -212,6 +217,7 @@ class Engine:
                 value, _PutSink(self.store), what="value", name="value", task_name="put"
             )
             ref._state = PACKED
+            self.backstop.wake()  # it gives the memory back one day
         return ref
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
@@ -240,7 +246,7 @@ class Engine:
         if state == READY:
             return value
         if state == PACKED:
-            return unpack(value)
+            return read_value(value)
         raise crash.fresh(value)
 
     def wait(
@@ -248,14 +254,27 @@ class Engine:
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Wait until so many refs are resolved or the time is over."""
 
-        def is_done() -> bool:
-            return sum(1 for ref in refs if ref._state.__class__ is int) >= num_returns
+        def split() -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+            ready: list[ObjectRef[Any]] = []
+            rest: list[ObjectRef[Any]] = []
+            for ref in refs:
+                (ready if len(ready) < num_returns and ref._state.__class__ is int else rest).append(ref)
+            return ready, rest
 
-        if not is_done():
+        ready, rest = split()
+        if len(ready) < num_returns:
+            left, pending = num_returns - len(ready), rest
+
+            def is_done() -> bool:
+                nonlocal left, pending
+                still = [ref for ref in pending if ref._state.__class__ is not int]
+                left -= len(pending) - len(still)
+                pending = still
+                return left <= 0
+
             self.wait_until(is_done, timeout_s)
-        ready = [ref for ref in refs if ref._state.__class__ is int][:num_returns]
-        chosen = set(map(id, ready))
-        return ready, [ref for ref in refs if id(ref) not in chosen]
+            ready, rest = split()
+        return ready, rest
 
     def wait_until(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Send what is open and wait; false on a timeout."""
@@ -294,9 +313,11 @@ class Engine:
 
         def settle() -> None:
             try:
-                future.set_result(self.value(ref))
-            except BaseException as error:
+                value = self.value(ref)
+            except Exception as error:
                 future.set_exception(error)
+            else:
+                future.set_result(value)
 
         def resolved(_: ObjectRef[Any]) -> None:
             self.num_callbacks -= 1
@@ -315,7 +336,7 @@ class Engine:
         return future
 
     def run_callbacks(self) -> None:
-        """Run what resolved futures have to do, outside the turn: it may be the user's code."""
+        """Run what resolved futures have to do, outside the turn: it may be the user's code and wait."""
         while self.callbacks:
             try:
                 callback = self.callbacks.popleft()
@@ -344,7 +365,7 @@ class Engine:
 
     def is_idle(self) -> bool:
         """Say whether nothing is outstanding."""
-        return not self.dispatcher.active and not any(handle.batches for handle in self.pool.workers.values())
+        return not self.dispatcher.active and not self.store.dropped and not any(handle.batches for handle in self.pool.workers.values())
 
     def tidy(self, *, is_idle: bool) -> None:
         """Free, spill ahead and end surplus workers; called by the backstop. The caller has the turn."""
@@ -358,9 +379,9 @@ class Engine:
             self.store.trim(KEEP_BYTES)
             now = monotonic()
             for number in self.dispatcher.policy.surplus():
-                handle = self.dispatcher.by_number.get(number)  # type: ignore[assignment]
-                if handle is not None and now - handle.used_at > SURPLUS_S:
-                    crash.retire(self, handle)
+                idle = self.dispatcher.by_number.get(number)
+                if idle is not None and now - idle.used_at > SURPLUS_S:
+                    crash.retire(self, idle)
 
     def on_close(self, rebind: Callable[[], None]) -> None:
         """Have something done when this engine ends."""
@@ -388,17 +409,22 @@ class Engine:
             self.pool.end_processes()
             for handle in self.pool.workers.values():
                 self.output.forget(handle)
-            self.pool.close()
-            self.store.close()
-            for fd in self._wake_fds:
-                os.close(fd)
-        self.turn.unshield()
+            self._release()
         self.leadership.wake()
         self.run_callbacks()
         self.output.close()
         for rebind in self._rebinders:
             rebind()
         self._rebinders.clear()
+
+    def _release(self) -> None:
+        """Close and undo what the constructor has opened and set."""
+        self.is_closed = True
+        self.pool.close()
+        self.store.close()
+        for fd in self._wake_fds:
+            os.close(fd)
+        self.turn.unshield()
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, and touch nothing else."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import SerializationError, TaskError, trim_traceback
-from ..objects.codec import ERROR_WIRE, Packed, loads, pack, serialize
+from ..objects.codec import ERROR_WIRE, Packed, loads, pack, serialize, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,10 +88,27 @@ def pack_or_name(value: object, sink: Any, *, what: str, name: str, task_name: s
         reason = (
             describe(culprit)
             if culprit is not None
-            else f"{type(error).__name__}: {_safely(lambda: error, '')}"
+            else f"{type(error).__name__}: {_safely(error.__str__, '')}"
         )
         path = culprit.path if culprit is not None else ""
         raise SerializationError(reason, task_name=task_name, what=what, path=path) from error
+
+
+def read_value(packed: Packed) -> Any:
+    """Unpickle the value of a ref.
+
+    Raises:
+        SerializationError: it can't be unpickled here; quotes the original text.
+    """
+    from ..errors import GrainwiseError
+
+    try:
+        return unpack(packed)
+    except (KeyboardInterrupt, MemoryError, GrainwiseError):
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {_safely(lambda: error, '')}"
+        raise SerializationError(reason, what="the value of a ref", action="unpickled") from error
 
 
 def load_error(failure: BaseException, task_name: str) -> SerializationError:

@@ -11,6 +11,7 @@ that can't deadlock, because it would have waited for them anyway, and it bounds
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import weakref
 from collections import deque
@@ -18,10 +19,11 @@ from time import monotonic, perf_counter
 
 from ..errors import GetTimeoutError, SerializationError, TaskCancelledError
 from ..objects import ref as refs_module
-from ..objects.codec import ERROR_WIRE, Packed, is_atom, known_ref, unpack
+from ..objects.codec import ERROR_WIRE, Packed, is_atom, known_ref, serialize, unpack
 from ..objects.ref import FAILED, PACKED, READY, ObjectRef
+from ..objects.reuse import Reuse
 from . import control, current
-from .failures import pack_or_name, read_error
+from .failures import pack_or_name, read_error, read_value
 from .tasks import (
     CANCEL_REF,
     EXIT,
@@ -47,10 +49,11 @@ MULTI_WIRE = 4
 REF_WIRE = 3
 SHIP_AT = 64
 SLICE_S = 0.05
+KEEP_BYTES = 32 << 20
 UID_SHIFT = 40
 
 
-class BorrowedRef(ObjectRef):  # type: ignore[type-arg]
+class BorrowedRef(ObjectRef["Any"]):
     """A ref of the driver's that this worker holds; dropping it gives the loan back."""
 
     __slots__ = ("__weakref__", "count", "dropped")
@@ -66,13 +69,14 @@ class BorrowedRef(ObjectRef):  # type: ignore[type-arg]
 
 
 class Answer:
-    """What a waiting thread is told."""
+    """What a waiting thread is told: values, or None when its task is cancelled."""
 
-    __slots__ = ("event", "values")
+    __slots__ = ("event", "is_there", "values")
 
     def __init__(self) -> None:
         self.event = threading.Lock()
         self.event.acquire()
+        self.is_there = False
         self.values: list[tuple[int, Any]] | None = None
 
 
@@ -86,6 +90,7 @@ class Inside:
         self.is_waiting = False
         self.waited_s = 0.0
         self.dropped: deque[tuple[int, int]] = deque()
+        self.reuse = Reuse()
         self.kept: list[Packed] = []  # results not reported yet: the refs inside must outlive them
         self._refs: weakref.WeakValueDictionary[int, BorrowedRef] = weakref.WeakValueDictionary()
         self._ids = itertools.count(1)
@@ -144,7 +149,9 @@ class Inside:
         for position, arg in enumerate(wires):
             if arg.__class__ is tuple:
                 try:
-                    arg = self.load(arg)
+                    arg = self.reuse.take(self._packed(arg))
+                except (KeyboardInterrupt, MemoryError):
+                    raise
                 except BaseException as error:
                     what = argument_name(position, len(wires), names)
                     reason = f"{type(error).__name__}: {error}"
@@ -163,7 +170,7 @@ class Inside:
         Raises:
             SerializationError: names what in it can't be pickled.
         """
-        return self._pack_for_driver(value, "result", "result")
+        return self._wire(self._pack(value, "result", "result"))  # type: ignore[no-any-return]
 
     def pack_results(self, num_returns: int) -> Callable[[Any], tuple[Any, ...]]:
         """Return what packs the value of a task with several results."""
@@ -180,23 +187,17 @@ class Inside:
                     f"task {self.worker.task_name!r} returned {len(values)} values - expected {num_returns} "
                     f"(its num_returns)"
                 )
-            return (
-                MULTI_WIRE,
-                [
-                    v if is_atom(v) else self._pack_for_driver(v, f"result {i}", f"result[{i}]")
-                    for i, v in enumerate(values)
-                ],
-            )
+            packed = [v if is_atom(v) else self._pack(v, f"result {i}", f"result[{i}]") for i, v in enumerate(values)]
+            return (MULTI_WIRE, [self._wire(part) for part in packed])
 
         return pack_each
 
-    def _pack_for_driver(self, value: object, what: str, name: str) -> tuple[Any, ...]:
-        packed = pack_or_name(
-            value, self.worker.outpost, what=what, name=name, task_name=self.worker.task_name
-        )
+    def _pack(self, value: object, what: str, name: str) -> Packed:
+        worker = self.worker
+        packed = pack_or_name(value, worker.outpost, what=what, name=name, task_name=worker.task_name)
         if packed.refs:
             self.kept.append(packed)
-        return packed_wire(packed, [blob.lend() for blob in packed.blobs], [ref._id for ref in packed.refs])  # type: ignore[attr-defined]
+        return packed
 
     # -- submitting ------------------------------------------------------------------------------------
 
@@ -206,10 +207,13 @@ class Inside:
             from ..errors import InfeasibleTaskError
 
             raise InfeasibleTaskError(
-                f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most {self.num_cpus:g}, "
-                f"which is what the engine has"
+                f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
+                f"{self.num_cpus:g}, which is what the engine has"
             )
-        astuple = options.astuple()
+        num_cpus, num_returns, max_retries, classes, name = options.astuple()
+        if isinstance(classes, tuple):
+            classes = serialize(classes)  # nothing of the user's enters a frame as it is
+        astuple = (num_cpus, num_returns, max_retries, classes, name)
 
         def submit(*args: Any, **kwargs: Any) -> Any:
             return self._submit(function, astuple, options, args, kwargs)
@@ -224,66 +228,64 @@ class Inside:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        self._check_open()
         uid = function.identify()
-        with_function = None
+        outpost, name = self.worker.outpost, options.name
+        packed_function = None
         if not function.is_exported and uid not in self._told:
-            self._told.add(uid)
-            packed = pack_or_name(
-                function.function,
-                self.worker.outpost,
-                what="function",
-                name=function.name,
-                task_name=options.name,
+            packed_function = pack_or_name(
+                function.function, outpost, what="function", name=function.name, task_name=name
             )
-            with_function = packed_wire(
-                packed, [b.lend() for b in packed.blobs], [r._id for r in packed.refs]
-            )  # type: ignore[attr-defined]
-        held: list[Any] = []
-        wires = [
-            self._arg_wire(arg, argument_name(i, len(args) + len(kwargs), tuple(kwargs)), options.name, held)
+        names = tuple(kwargs)
+        count = len(args) + len(names)
+        # First everything is packed, then it is lent: what can't be sent must not be owned by nobody.
+        packed_args = [
+            self._pack_arg(arg, argument_name(i, count, names), name)
             for i, arg in enumerate((*args, *kwargs.values()))
         ]
-        count = max(1, options.num_returns)
         base = self.worker.uid << UID_SHIFT
-        refs = [self._borrow(base | next(self._ids)) for _ in range(count)]
+        refs = [self._borrow(base | next(self._ids)) for _ in range(max(1, options.num_returns))]
         batch = self.worker.batch
-        parent = None if batch is None else (batch.seq, self.worker.words[control.STARTED])
-        # The held values and refs must outlive the frame: the driver takes its own hold when it reads it.
-        self._open.append(
-            (
-                [ref._id for ref in refs],
-                uid,
-                function.name,
-                with_function,
-                astuple,
-                wires,
-                tuple(kwargs),
-                parent,
-                held,
-                refs,
-            )
+        child = (
+            [ref._id for ref in refs],
+            uid,
+            function.name,
+            None if packed_function is None else self._wire(packed_function),
+            astuple,
+            [self._wire(arg) for arg in packed_args],
+            names,
+            None if batch is None else (batch.seq, self.worker.words[control.STARTED]),
         )
+        # Values and refs must outlive the frame: the driver takes its own hold when it reads it.
+        self._open.append((child, (args, kwargs, packed_args, packed_function, refs)))
+        if packed_function is not None:
+            self._told.add(uid)
         if len(self._open) >= SHIP_AT:
             self._send_open()
+        else:
+            self.worker.wake_reporter()
         if options.num_returns == 0:
             return None
         return refs[0] if options.num_returns == 1 else list(refs)
 
-    def _arg_wire(self, arg: Any, what: str, task_name: str, held: list[Any]) -> Any:
-        if is_atom(arg):
+    def _pack_arg(self, arg: Any, what: str, task_name: str) -> Any:
+        """Return an atom or a ref as it is, and everything else packed."""
+        if is_atom(arg) or isinstance(arg, ObjectRef):
             return arg
-        held.append(arg)
+        name = what.removeprefix("argument ").strip("'")
+        return pack_or_name(arg, self.worker.outpost, what=what, name=name, task_name=task_name)
+
+    def _wire(self, arg: Any) -> Any:
+        """Return what travels; own blobs become the driver's."""
         if isinstance(arg, ObjectRef):
             return (REF_WIRE, arg._id)
-        packed = pack_or_name(
-            arg,
-            self.worker.outpost,
-            what=what,
-            name=what.split("'")[1] if "'" in what else what,
-            task_name=task_name,
-        )
-        held.append(packed)
-        return packed_wire(packed, [b.lend() for b in packed.blobs], [r._id for r in packed.refs])  # type: ignore[attr-defined]
+        if arg.__class__ is not Packed:
+            return arg
+        return packed_wire(arg, [blob.lend() for blob in arg.blobs], [ref._id for ref in arg.refs])
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            current.check_not_foreign()
 
     def has_unsent(self) -> bool:
         """Say whether children wait to be sent."""
@@ -291,20 +293,18 @@ class Inside:
 
     def ship(self) -> None:
         """Send the collected children. The caller holds the worker's send lock."""
-        children, held = [], []
+        taken = []
         while self._open:
             try:
-                *child, kept, refs = self._open.popleft()
+                taken.append(self._open.popleft())
             except IndexError:
                 break
-            children.append(tuple(child))
-            held.append((kept, refs))
-        if children:
-            self.worker.channel.send((SUBMIT, children))
+        if taken:
+            self.worker.channel.send((SUBMIT, [child for child, _ in taken]))
 
     def _send_open(self) -> None:
         worker = self.worker
-        worker.shielded += 1
+        worker.shield()
         try:
             with worker.send_lock:
                 self.ship()
@@ -315,10 +315,10 @@ class Inside:
         """Store a value and return a ref to it."""
         if isinstance(value, ObjectRef):
             raise TypeError("put() got an ObjectRef - expected a value; pass the ref itself instead")
-        held: list[Any] = []
-        wire = self._arg_wire(value, "value", "put", held)
+        self._check_open()
+        packed = self._pack_arg(value, "value", "put")
         ref = self._borrow(self.worker.uid << UID_SHIFT | next(self._ids))
-        self.worker.send((PUT, ref._id, wire))
+        self.worker.send((PUT, ref._id, self._wire(packed)))
         if is_atom(value):
             ref._state, ref._value = READY, value
         return ref
@@ -339,7 +339,7 @@ class Inside:
         if ref._state == READY:
             return ref._value
         if ref._state == PACKED:
-            return unpack(ref._value)
+            return read_value(ref._value)
         raise ref._value
 
     def wait(
@@ -356,6 +356,7 @@ class Inside:
 
     def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
         """Ask the driver to cancel a task."""
+        self._check_open()
         self._send_open()
         self.worker.send((CANCEL_REF, ref._id, force, recursive))
 
@@ -378,41 +379,41 @@ class Inside:
     def _await(self, missing: dict[int, ObjectRef[Any]], count: int, timeout_s: float | None) -> bool:
         """Tell the driver what is wanted and wait until `count` of it is there; false on a timeout."""
         worker = self.worker
-        is_task = threading.get_ident() == self._main and worker.batch is not None
+        self._check_open()
+        is_main = threading.get_ident() == self._main
+        batch = worker.batch
+        is_task = is_main and batch is not None
         begin, waited_s = perf_counter(), self.waited_s
         token = next(self._tokens)
         answer = self._answers[token] = Answer()
-        item = None
-        if is_task:
-            assert worker.batch is not None
+        item = None if batch is None else (batch.seq, worker.words[control.STARTED])
+        if is_task and batch is not None:
             worker.give_back()
-            worker.report(worker.batch, -1)
-            item = (worker.batch.seq, worker.words[control.STARTED])
+            worker.report(batch, -1)
             self.is_waiting = True
         try:
             self._send_open()
-            worker.send((WANT, token, list(missing), count, item))
+            worker.send((WANT, token, list(missing), count, item, is_main))
             deadline = None if timeout_s is None else monotonic() + timeout_s
-            while answer.values is None:
+            while not answer.is_there:
                 left = SLICE_S if deadline is None else min(SLICE_S, deadline - monotonic())
                 if left <= 0 and not self._read(answer, is_task, 0.0):
                     break
                 self._read(answer, is_task, max(0.0, left))
-                if item is not None and worker.words[control.CANCEL] == (item[0] << 32 | item[1]) + 1:
-                    from .worker import Cancelled
-
-                    worker.words[control.CANCEL] = 0
-                    raise Cancelled
         finally:
             del self._answers[token]
-            if answer.values is None:
+            if not answer.is_there:
                 worker.send((UNWANT, token))
             if is_task:
                 self.is_waiting = False
                 self.waited_s = waited_s + perf_counter() - begin
+        if answer.is_there and answer.values is None:
+            from .worker import Cancelled
+
+            raise Cancelled
         for identity, wire in answer.values or ():
             self._resolve(missing[identity], wire)
-        return answer.values is not None
+        return answer.is_there
 
     def _read(self, answer: Answer, is_task: bool, timeout_s: float) -> bool:
         """Read one frame, or let whoever reads already find the answer."""
@@ -420,36 +421,41 @@ class Inside:
         if not self._read_lock.acquire(blocking=False):
             return answer.event.acquire(timeout=timeout_s) if timeout_s else False
         try:
-            if answer.values is not None:
+            if answer.is_there:
                 return True
             if not worker.channel.spin() and not worker.channel.wait(timeout_s):
                 return False
-            worker.shielded += 1
+            worker.shield()  # a cancellation must not lose a frame that was taken
             try:
-                message = worker.channel.receive(spin=False)
+                try:
+                    message = worker.channel.receive(spin=False)
+                except BlockingIOError:
+                    return False  # half a frame: the driver pauses in the middle
+                if message is None or message[0] == EXIT:
+                    os._exit(0)
+                is_runnable = message[0] == RUN and is_task and message[4] & IN_PLACE
+                if message[0] == RUN and not is_runnable:
+                    worker.inbox.append(message)
+                elif not is_runnable:
+                    worker.handle(message)
             finally:
                 worker.unshield()
         finally:
             self._read_lock.release()
-        if message is None or message[0] == EXIT:
-            import os
-
-            os._exit(0)
-        if message[0] == RUN and not (is_task and message[4] & IN_PLACE):
-            worker.inbox.append(message)
-        else:
+        if is_runnable:
             worker.handle(message)
         return True
 
-    def answered(self, token: int, values: list[tuple[int, Any]]) -> None:
+    def answered(self, token: int, values: list[tuple[int, Any]] | None) -> None:
         """Hand the driver's answer to the thread that asked."""
         answer = self._answers.get(token)
         if answer is None:
-            for _, wire in values:  # too late: nobody wants it, but the loans must be given back
+            for _, wire in values or ():  # too late: nobody wants it, but the loans must be given back
                 if wire.__class__ is tuple and wire[0] != ERROR_WIRE:
                     self._packed(wire)
             return
         answer.values = values
+        answer.is_there = True
         answer.event.release()
 
     def _resolve(self, ref: ObjectRef[Any], wire: Any) -> None:
@@ -472,7 +478,7 @@ class Inside:
                     return worker.channel.receive()
                 except BlockingIOError:
                     pass
-            worker.outpost.trim(32 << 20)
+            worker.outpost.trim(KEEP_BYTES)
             with worker.send_lock:
                 self.ship()
                 worker.send_returned()

@@ -10,7 +10,7 @@ Never in place: tasks that once killed a worker, and anything on top of a task t
 from __future__ import annotations
 
 from ..errors import TaskCancelledError
-from ..objects.codec import ERROR_WIRE, PACKED_WIRE, serialize
+from ..objects.codec import ERROR_WIRE, PACKED_WIRE, loads, serialize
 from ..objects.ref import FAILED, PACKED, READY, ObjectRef
 from . import control
 from .current import Options
@@ -34,9 +34,10 @@ class Wait:
 
     Attributes:
         seq: the batch of the blocked task, 0 when it is a thread of its own that waits.
+        is_foreign: it is a thread that belongs to a task, but not the one that runs it.
     """
 
-    __slots__ = ("count", "handle", "is_over", "refs", "seq", "token")
+    __slots__ = ("count", "handle", "is_foreign", "is_over", "refs", "seq", "token")
 
     def __init__(
         self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int
@@ -46,6 +47,7 @@ class Wait:
         self.refs = refs
         self.count = count
         self.seq = seq
+        self.is_foreign = False
         self.is_over = False
 
     def is_satisfied(self) -> bool:
@@ -57,8 +59,12 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
     """Take a message about nested work. The caller has the turn."""
     kind = message[0]
     if kind == SUBMIT:
-        for child in reversed(message[1]):
-            _submit(engine, handle, *child)
+        ready: list[tuple[TaskSpec, ObjectRef[Any]]] = []
+        for child in message[1]:
+            _submit(engine, handle, ready, *child)
+        for spec, ref in reversed(ready):
+            spec.open.appendleft(ref)
+            engine.dispatcher.active[spec] = None
     elif kind == WANT:
         _want(engine, handle, *message[1:])
     elif kind == UNWANT:
@@ -76,24 +82,27 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
 
 
 def _submit(
-    engine: Engine, handle: WorkerHandle, identities: list[int], uid: bytes, name: str, with_function: Any,
-    astuple: tuple[Any, ...], wires: list[Any], names: tuple[str, ...], parent: tuple[int, int] | None,
+    engine: Engine, handle: WorkerHandle, ready: list[tuple[TaskSpec, ObjectRef[Any]]], identities: list[int],
+    uid: bytes, name: str, with_function: Any, astuple: tuple[Any, ...], wires: list[Any], names: tuple[str, ...],
+    parent: tuple[int, int] | None,
 ) -> None:  # fmt: skip
-    """Queue a child."""
-    borders = engine.borders
+    """Take a child; if it can run at once, it goes to `ready`."""
+    borders, submissions = engine.borders, engine.submissions
     if with_function is not None:
         packed = borders.adopt(with_function, handle)
-        if uid not in engine.submissions.functions:
-            engine.submissions.learn_function(uid, packed, name)
-    spec = engine.submissions.known_spec(engine.submissions.functions[uid], Options(*astuple))
+        if uid not in submissions.functions:
+            submissions.learn_function(uid, packed, name)
+    num_cpus, num_returns, max_retries, retry_exceptions, task_name = astuple
+    if isinstance(retry_exceptions, bytes):
+        retry_exceptions = loads(retry_exceptions)
+    options = Options(num_cpus, num_returns, max_retries, retry_exceptions, task_name)
+    spec = submissions.known_spec(submissions.functions[uid], options)
     args = []
     nbytes = 0
-    has_refs = False
     for wire in wires:
         if wire.__class__ is not tuple:
             args.append(wire)
         elif wire[0] == REF_WIRE:
-            has_refs = True
             args.append(borders.refs[wire[1]])
         else:
             packed = borders.adopt(wire, handle)
@@ -113,8 +122,9 @@ def _submit(
             if batch.children is None:
                 batch.children = {}
             batch.children.setdefault(parent[1], []).extend(refs)
-    engine.submissions.submit(spec, call, has_refs, refs)
-    engine.dispatcher.active[spec] = None
+    queued = submissions.submit_child(spec, call, refs)
+    if queued is not None:
+        ready.append((spec, queued))
 
 
 def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None:
@@ -129,16 +139,13 @@ def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None
 
 
 def _want(
-    engine: Engine,
-    handle: WorkerHandle,
-    token: int,
-    identities: list[int],
-    count: int,
-    item: tuple[int, int] | None,
-) -> None:
+    engine: Engine, handle: WorkerHandle, token: int, identities: list[int], count: int,
+    item: tuple[int, int] | None, is_main: bool,
+) -> None:  # fmt: skip
+    """A thread of a worker waits for refs; `item` is the task it belongs to, if it belongs to one."""
     refs = [engine.borders.refs[identity] for identity in identities]
-    wait = Wait(handle, token, refs, count, item[0] if item else 0)
-    if item is not None:
+    wait = Wait(handle, token, refs, count, item[0] if item and is_main else 0)
+    if item is not None and is_main:
         _give_back(engine, handle, *item)
     if wait.is_satisfied():
         _answer(engine, wait)
@@ -153,12 +160,27 @@ def _want(
     for ref in refs:
         if ref._state.__class__ is not int:
             engine.results.watch(ref, resolved)
-    if item is not None:
+    if item is None:
+        return
+    if is_main:
         batch = handle.batches[item[0]]
         batch.is_blocked = True
         handle.stack.append(item[0])
         _count_blocked(engine, handle)
         offer(engine, handle)
+    else:
+        # A thread of the task waits; its main thread most likely waits for that thread, and can't say so.
+        wait.is_foreign = True
+        _count_blocked(engine, handle)
+        engine.dispatcher.take_back(handle, sum(len(batch.refs) for batch in handle.batches.values()))
+
+
+def cancel_wait(engine: Engine, handle: WorkerHandle, seq: int) -> None:
+    """The task of a batch waits for others and is cancelled: its wait ends with an error."""
+    for wait in list(handle.waits.values()):
+        if wait.seq == seq:
+            _end_wait(engine, wait)
+            engine.dispatcher.post(handle, (VALUES, wait.token, None))
 
 
 def _give_back(engine: Engine, handle: WorkerHandle, seq: int, index: int) -> None:
@@ -185,7 +207,7 @@ def _end_wait(engine: Engine, wait: Wait) -> None:
         batch = handle.batches.get(wait.seq)
         if batch is not None:
             batch.is_blocked = False
-        _count_blocked(engine, handle)
+    _count_blocked(engine, handle)
 
 
 def _answer(engine: Engine, wait: Wait) -> None:
@@ -212,8 +234,11 @@ def _error_for_worker(error: BaseException) -> tuple[Any, ...]:
 
 def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
     """Tell the policy whether a worker runs anything: it does while a child runs on top of a blocked task."""
+    if handle.number not in engine.dispatcher.by_number:
+        return
     is_running = any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values())
-    if handle.stack and not is_running:
+    is_lending = any(wait.is_foreign for wait in handle.waits.values())
+    if (handle.stack and not is_running) or is_lending:
         engine.dispatcher.policy.blocked(handle.number)
     else:
         engine.dispatcher.policy.resumed(handle.number)
@@ -230,16 +255,18 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
         return
     if any(handle.batches[seq].flags & EACH for seq in handle.stack if seq in handle.batches):
         return
-    wait = next(reversed(handle.waits.values()))
+    top = handle.stack[-1]
+    wait = next(wait for wait in handle.waits.values() if wait.seq == top)
+    lent_cpus = handle.batches[top].spec.num_cpus
     chosen: list[ObjectRef[Any]] = []
     spec: TaskSpec | None = None
     room = 1
     for ref in wait.refs:
-        if not _is_offerable(engine, handle, ref):
+        if not _is_offerable(engine, handle, ref) or ref._state.num_cpus > lent_cpus:
             continue
         if spec is None:
-            spec = ref._state
-            mean_s = engine.dispatcher.policy.estimates.mean_s(spec.number)
+            spec = first = ref._state
+            mean_s = engine.dispatcher.policy.estimates.mean_s(first.number)
             if mean_s is not None:
                 share = len(wait.refs) / (2 * engine.settings.num_cpus)
                 room = max(1, int(min(IN_PLACE_S / max(mean_s, 1e-8), share)))

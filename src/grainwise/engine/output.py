@@ -45,14 +45,22 @@ class Tail:
             dropped = size - self.offset - MAX_BACKLOG_BYTES
             self.offset += dropped
             self.partial = b"[... %d bytes of output dropped: nobody read them ...]\n" % dropped
-        data = self.partial + os.pread(self.fd, min(CHUNK_BYTES, size - self.offset), self.offset)
-        self.offset = min(size, self.offset + CHUNK_BYTES)
+        pieces = [self.partial]
+        while self.offset < size and (is_last or len(pieces) == 1):
+            piece = os.pread(self.fd, min(CHUNK_BYTES, size - self.offset), self.offset)
+            if not piece:
+                break
+            self.offset += len(piece)
+            pieces.append(piece)
+        data = b"".join(pieces)
         if self.offset - self.punched > CHUNK_BYTES:
             self._punch()
-        if is_last and self.offset == size:
+        if is_last:
             self.partial = b""
             return data if data.endswith(b"\n") or not data else data + b"\n"
         cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > CHUNK_BYTES:
+            cut = len(data)  # a line without an end, such as a progress bar's
         self.partial = data[cut:]
         return data[:cut]
 

@@ -8,6 +8,7 @@ parent, never guessed from a silent socket; the end of the template itself shows
 from __future__ import annotations
 
 import _pickle
+import itertools
 import os
 import select
 import socket
@@ -15,7 +16,7 @@ import sys
 
 from ..errors import WorkerStartError
 from . import control, template
-from .channel import Channel, fd_pair, pair, send_fd
+from .channel import NO_SIGNAL, Channel, fd_pair, pair, send_fd
 from .process import anonymous_file, read_tail
 
 TYPE_CHECKING = False
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from .batches import SentBatch
 
 MAX_START_FAILURES = 5
-START_WINDOW_S = 10.0
 IDLE_TIMEOUT_S = 1
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -48,6 +48,10 @@ STANDARD_FINDERS = (
 )
 
 
+_uids = itertools.count(1)
+"""Shared by all sessions of the process, so that refs of an earlier one are never mistaken for others."""
+
+
 class WorkerHandle:
     """What the driver knows of one worker process.
 
@@ -60,9 +64,10 @@ class WorkerHandle:
     """
 
     __slots__ = (
-        "batches", "channel", "crash_fd", "error_fd", "fd_socket", "functions", "is_exited", "is_up", "known_arenas",
-        "last_progress", "last_words", "loans", "next_seq", "number", "output_fd", "own_arenas", "pending_free", "pid",
-        "ref_loans", "slot", "stack", "status", "uid", "used_at", "waits", "words", "write_blocked",
+        "batches", "channel", "crash_fd", "error_fd", "fd_socket", "functions", "is_exited", "is_up",
+        "known_arenas", "last_progress", "last_words", "loans", "next_seq", "number", "output_fd",
+        "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "uid", "used_at", "waits", "words",
+        "write_blocked",
     )  # fmt: skip
 
     def __init__(self, uid: int, number: int, slot: int, words: memoryview) -> None:
@@ -84,7 +89,7 @@ class WorkerHandle:
         self.ref_loans: dict[int, int] = {}
         self.waits: dict[int, Any] = {}
         self.pending_free: list[tuple[int, int]] = []
-        self.last_progress = (-1, -1, 0.0)
+        self.last_progress: tuple[int, int, float] = (-1, -1, 0.0)
         self.used_at = 0.0
         self.write_blocked = False
         self.last_words = ""
@@ -123,8 +128,8 @@ class Pool:
         self.template_fd = -1
         self._num_threads = num_threads
         self._slots = list(range(control.NUM_SLOTS - 1, 0, -1))
-        self._next_uid = 1
-        self._failures: list[float] = []
+        self.num_start_failures = 0
+        """In a row; the first worker that comes up resets it."""
         self._template_pid = 0
         self._template_error_fd = -1
         self._partial = b""
@@ -154,15 +159,21 @@ class Pool:
                     (os.POSIX_SPAWN_DUP2, far.fileno(), template.CONTROL_FD),
                 ],
                 setpgroup=0,
+                setsigmask=(),  # a program that blocks SIGCHLD or SIGINT does so for itself
             )
         except OSError as error:
             near.close()
+            os.close(self._template_error_fd)
+            self._template_error_fd = -1
             raise WorkerStartError(f"the template process can't be started: {error}") from error
         finally:
             far.close()
         hello = _pickle.dumps(self.settings, 5)
-        near.sendall(len(hello).to_bytes(8, "little") + hello)
-        send_fd(near, template.MESSAGE.pack(template.CONTROL, 0, 0, 0), [self.control_fd])
+        try:
+            near.sendall(len(hello).to_bytes(8, "little") + hello, NO_SIGNAL)
+            send_fd(near, template.MESSAGE.pack(template.CONTROL, 0, 0, 0), [self.control_fd])
+        except OSError:
+            pass  # it has ended already: its end of file says so, and its output why
         near.setblocking(False)
         self._control = near
         self.template_fd = near.fileno()
@@ -215,8 +226,7 @@ class Pool:
             self.start_template()
         if not self._slots:
             raise WorkerStartError(f"more than {control.NUM_SLOTS - 1} workers at once")
-        uid, slot = self._next_uid, self._slots.pop()
-        self._next_uid += 1
+        uid, slot = next(_uids), self._slots.pop()
         words = control.slot_words(self.words, slot)
         for index in range(control.SLOT_WORDS):
             words[index] = 0
@@ -240,7 +250,7 @@ class Pool:
         assert self._control is not None
         self._control.setblocking(True)
         try:
-            send_fd(self._control, message, fds) if fds else self._control.sendall(message)
+            send_fd(self._control, message, fds) if fds else self._control.sendall(message, NO_SIGNAL)
         except OSError:
             pass  # its end of file is on the way
         finally:
@@ -272,10 +282,10 @@ class Pool:
         if self.by_fd.pop(fd, None) is not None:
             self.poller.unregister(fd)
 
-    def note_start_failure(self, now: float) -> bool:
-        """Count a worker that ended before it could take a task; true when it is time to give up."""
-        self._failures = [at for at in self._failures if now - at < START_WINDOW_S] + [now]
-        return len(self._failures) >= MAX_START_FAILURES
+    def note_start_failure(self) -> bool:
+        """Count a process that ended before it could take a task; true when it is time to give up."""
+        self.num_start_failures += 1
+        return self.num_start_failures >= MAX_START_FAILURES
 
     # -- the end ---------------------------------------------------------------------------------------
 

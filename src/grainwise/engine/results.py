@@ -5,6 +5,7 @@ All of it happens under the engine's turn.
 
 from __future__ import annotations
 
+from collections import deque
 from time import monotonic
 
 from ..errors import TaskCancelledError
@@ -38,6 +39,8 @@ class Results:
         self.engine = engine
         self.watchers: dict[ObjectRef[Any], list[Callable[[ObjectRef[Any]], None]]] = {}
         self.attempts: dict[ObjectRef[Any], int] = {}
+        self._news: deque[ObjectRef[Any]] = deque()
+        self._is_telling = False
 
     def read(self, handle: WorkerHandle) -> None:
         """Take a worker's messages."""
@@ -46,7 +49,10 @@ class Results:
             self.engine.pool.watch_writes(handle, channel.flush())
         inbox = channel.read()
         while inbox:
-            self._on_message(handle, inbox.popleft())
+            try:
+                self._on_message(handle, inbox.popleft())
+            except Exception as error:  # our bug: it must neither hang anybody nor look like the task's error
+                crash.fail_everything(self.engine, crash.internal(error))
         if not channel.is_open and not handle.is_exited:
             self.engine.pool.stop_watching(handle)  # its parent will say how it ended
 
@@ -58,6 +64,7 @@ class Results:
             self.engine.borders.returned(handle, message[1], message[2])
         elif kind == READY_TO_RUN:
             handle.is_up = True
+            self.engine.pool.num_start_failures = 0
         else:
             nested.on_message(self.engine, handle, message)
 
@@ -82,7 +89,8 @@ class Results:
                 self._resolve(handle, spec, ref, value)
         batch.base = end
         if count or values:
-            self.engine.dispatcher.policy.finished(handle.number, spec.number, len(values), total_s, worst_s)
+            policy = self.engine.dispatcher.policy
+            policy.finished(handle.number, spec.number, len(values), count, total_s, worst_s)
         if spec in self.engine.dispatcher.suspects and values:
             self.engine.dispatcher.suspects.discard(spec)
         if stopped >= 0:
@@ -90,6 +98,7 @@ class Results:
 
     def _end_batch(self, handle: WorkerHandle, batch: SentBatch, stopped: int) -> None:
         del handle.batches[batch.seq]
+        self.engine.dispatcher.num_sent -= 1
         handle.used_at = monotonic()
         if stopped < batch.stop:
             self.engine.dispatcher.requeue(handle, batch, stopped)
@@ -153,15 +162,29 @@ class Results:
         self.resolved(ref)
         if call.__class__ is Call and call.outs:
             for out in call.outs:
-                self.fail(out, error)
+                if out._state.__class__ is not int:
+                    out._value, out._state = error, FAILED
+                    self.resolved(out)
 
     def resolved(self, ref: ObjectRef[Any]) -> None:
-        """Tell who waits for a ref. The caller has the turn."""
+        """Tell who waits for a ref. The caller has the turn.
+
+        A failure may travel down a chain of a thousand dependants: the outermost call does it, in a loop.
+        """
         self.attempts.pop(ref, None)
-        watchers = self.watchers.pop(ref, None)
-        if watchers:
-            for callback in watchers:
-                callback(ref)
+        if ref not in self.watchers:
+            return
+        self._news.append(ref)
+        if self._is_telling:
+            return
+        self._is_telling = True
+        try:
+            while self._news:
+                news = self._news.popleft()
+                for callback in self.watchers.pop(news, ()):
+                    callback(news)
+        finally:
+            self._is_telling = False
 
     def watch(self, ref: ObjectRef[Any], callback: Callable[[ObjectRef[Any]], None]) -> None:
         """Call back, under the turn, when a ref is resolved. The caller has the turn."""

@@ -45,7 +45,7 @@ class Submissions:
         append, wake, slow = queue.append, self.engine.wake, self._submit_call
         new, kind, atoms, texts, size = _new_ref, ObjectRef, ATOMS, TEXTS, len
 
-        def submit(*args: Any, **kwargs: Any) -> ObjectRef[Any]:
+        def submit(*args: Any, **kwargs: Any) -> Any:
             if not kwargs and size(args) == 1:
                 (value,) = args
                 value_kind = value.__class__
@@ -146,42 +146,45 @@ class Submissions:
             packed.append(arg)
         return self.submit(spec, Call(tuple(packed), names, nbytes), has_refs)
 
-    def submit(
-        self, spec: TaskSpec, call: Call, has_refs: bool, refs: list[ObjectRef[Any]] | None = None
-    ) -> Any:
-        """Queue a call, or have it wait for its arguments; return its ref or refs.
-
-        Args:
-            spec: the function and its options.
-            call: the arguments.
-            has_refs: some argument is a ref.
-            refs: the refs of the results, where they exist already (a worker made them).
-        """
+    def submit(self, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
+        """Queue a call, or have it wait for its arguments; return its ref, its refs or None."""
         ref: ObjectRef[Any] = _new_ref(ObjectRef)
         ref._value = call
         ref._state = spec
         spec.has_calls = True
         result: Any = ref
         if spec.num_returns != 1:
-            count = spec.num_returns
-            call.outs = tuple(refs[:count] if refs is not None else (_pending(spec) for _ in range(count)))
+            call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
+            _point_to(call.outs, spec, ref)
             result = list(call.outs) if call.outs else None
-        elif refs is not None:
-            ref = refs[0]
-            ref._value = call
-            ref._state = spec
-        if has_refs and refs is None:
+        if has_refs:
             with self.engine.turn:
                 self._await_arguments(spec, ref, call)
-        elif has_refs:
-            self._await_arguments(spec, ref, call)
-        elif call.parent is None:
-            spec.open.append(ref)
         else:
-            spec.open.appendleft(ref)
-        if refs is None and len(spec.open) >= spec.send_at:
+            spec.open.append(ref)
+        if len(spec.open) >= spec.send_at:
             self.engine.wake(spec)
         return result
+
+    def submit_child(self, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]) -> ObjectRef[Any] | None:
+        """Take a call that a worker has submitted, with the refs that it made; the caller has the turn.
+
+        Returns:
+            The ref to queue, or None if it waits for its arguments (or has failed with one of them).
+        """
+        spec.has_calls = True
+        if spec.num_returns == 1:
+            ref = refs[0]
+        else:
+            ref = _new_ref(ObjectRef)
+            call.outs = tuple(refs[: spec.num_returns])
+            _point_to(call.outs, spec, ref)
+        ref._value = call
+        ref._state = spec
+        if any(arg._state.__class__ is not int or arg._state == FAILED for arg in call.dependencies()):
+            self._await_arguments(spec, ref, call)
+            return None
+        return ref
 
     def _await_arguments(self, spec: TaskSpec, ref: ObjectRef[Any], call: Call) -> None:
         """Queue a call once the refs among its arguments are resolved."""
@@ -213,8 +216,8 @@ class Submissions:
         self.engine.dispatcher.active[spec] = None
 
 
-def _pending(spec: TaskSpec) -> ObjectRef[Any]:
-    ref: ObjectRef[Any] = _new_ref(ObjectRef)
-    ref._value = None
-    ref._state = spec
-    return ref
+def _point_to(outs: tuple[ObjectRef[Any], ...], spec: TaskSpec, ref: ObjectRef[Any]) -> None:
+    """Make pending refs that know the one that stands for their call."""
+    for out in outs:
+        out._state = spec
+        out._value = ref

@@ -158,7 +158,7 @@ class Call:
 
 
 def packed_wire(packed: Packed, blobs: list[Any], refs: list[int]) -> tuple[Any, ...]:
-    """Return the wire form of a packed value, given the descriptors of its blobs and identities of its refs."""
+    """Return the wire form of a packed value, given descriptors of its blobs and identities of its refs."""
     return (PACKED_WIRE, packed.stream, packed.pieces, blobs, refs)
 
 

@@ -13,7 +13,6 @@ socket), and takes all workers and what they started with it: each worker leads 
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 import socket
@@ -22,7 +21,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Any
+else:
+    import _signal
 
 MESSAGE = struct.Struct("<qqqq")
 """Operation, the worker's uid, and two values."""
@@ -42,7 +44,7 @@ CONTROL_FD = 3
 
 BOOTSTRAP = """\
 import sys
-sys.path.insert(0, {path!r})
+sys.path[:] = [{path!r}, *(entry for entry in sys.path if entry)]
 from grainwise.engine.template import main
 main()
 """
@@ -106,7 +108,17 @@ class Template:
                     return
 
     def _boot(self) -> None:
-        """Become like the driver: its path, its arguments, what it has imported."""
+        """Load all that workers run, then become like the driver: its path, its arguments, its imports.
+
+        What a worker imported after its fork, each would import again, and from what is on disk by then.
+        """
+        import ctypes  # noqa: F401
+        import faulthandler  # noqa: F401
+        import traceback  # noqa: F401
+
+        from ..objects import culprit, outpost  # noqa: F401
+        from . import failures, inside, process, worker  # noqa: F401
+
         size = int.from_bytes(read_exactly(self.control, 8), "little")
         import _pickle
 
@@ -119,14 +131,11 @@ class Template:
 
             site.main()
             sys.path[:] = settings["path"]
-        from ..objects import outpost  # noqa: F401
-        from . import worker  # noqa: F401 - what every worker runs
-
         for name in ["cloudpickle", *settings["modules"]]:
             try:
                 __import__(name)
             except Exception:
-                continue
+                continue  # the task that needs it will say so
 
     def _serve(self) -> bool:
         """Take one request; false at the end of file."""

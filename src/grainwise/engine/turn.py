@@ -15,15 +15,17 @@ stands between a result and the thread that wants it.
 
 from __future__ import annotations
 
-import _signal
 import _thread
 from collections import deque
 from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable
     from typing import Any
+else:
+    import _signal  # signal imports enum and makes three of them
 
 SLICE_S = 0.05
 """Nobody waits longer without looking around: Ctrl-C and a lost leader cost at most so much."""
@@ -94,10 +96,14 @@ class Turn:
 
 
 class Leadership:
-    """Lets one waiting thread read for all. `pump(timeout_s)` is what the leader calls again and again."""
+    """Lets one waiting thread read for all. `pump(timeout_s)` is what the leader calls again and again.
 
-    def __init__(self, pump: Callable[[float], None]) -> None:
+    `after()` follows each round when the lead is free again: it may run the user's code, which may wait.
+    """
+
+    def __init__(self, pump: Callable[[float], None], after: Callable[[], None]) -> None:
         self._pump = pump
+        self._after = after
         self._lead = _thread.allocate_lock()
         self._followers: deque[Any] = deque()
         self.rounds = 0
@@ -124,6 +130,7 @@ class Leadership:
             self._lead.release()
             if self._followers:
                 self.wake()
+        self._after()
         return True
 
     def _follow(self, timeout_s: float) -> None:

@@ -19,6 +19,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+
+import _signal
 from time import perf_counter
 
 from ..objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
@@ -28,9 +30,12 @@ from .tasks import DROP, EACH, EXIT, FREE, FUNCTION, READY_TO_RUN, RESULTS, RETU
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     import socket
     from collections.abc import Callable
     from typing import Any
+else:
+    import _signal
 
 BLOCK_S = 50e-6
 """Estimated work that is claimed at once: claims cost little, and little is out of reach of the driver."""
@@ -43,7 +48,7 @@ KEEP_BYTES = 32 << 20
 
 
 class Cancelled(KeyboardInterrupt):
-    """Raised inside a task that is cancelled; a KeyboardInterrupt, so that `except Exception` lets it pass."""
+    """Raised inside a cancelled task; a KeyboardInterrupt, so that `except Exception` lets it pass."""
 
 
 class Batch:
@@ -52,11 +57,24 @@ class Batch:
     Attributes:
         results: one wire per finished item, in order; sent ones are replaced by None.
         sent: how many results were reported.
-        block: iterator over the claimed sub-block; whoever blocks drains it.
+        claimed: the claimed sub-block; emptying it ends the block after the running item.
+        is_open: the function of an item may be running: a cancellation may raise.
         stop: the batch ends here at the latest; set when the rest is given back.
     """
 
-    __slots__ = ("block", "flags", "results", "sent", "seq", "spent_s", "stop", "timed", "values", "worst_s")
+    __slots__ = (
+        "claimed",
+        "flags",
+        "is_open",
+        "results",
+        "sent",
+        "seq",
+        "spent_s",
+        "stop",
+        "timed",
+        "values",
+        "worst_s",
+    )
 
     def __init__(self, seq: int, values: list[Any], flags: int) -> None:
         self.seq = seq
@@ -64,7 +82,8 @@ class Batch:
         self.flags = flags
         self.results: list[Any] = []
         self.sent = 0
-        self.block: Any = iter(())
+        self.claimed: list[Any] = []
+        self.is_open = False
         self.stop = len(values)
         self.spent_s = 0.0  # run time not reported yet
         self.worst_s = 0.0
@@ -82,12 +101,13 @@ class Worker:
         self.names: dict[bytes, str] = {}
         self.batch: Batch | None = None
         self.task_name = ""
-        self.shielded = 0
-        self.is_interrupted = False
+        self.shielded = 0  # main thread only
+        self.is_twin = False  # this process was forked off by a task
         self.inbox: list[tuple[Any, ...]] = []  # batches that must wait for the blocked task
         self.inside: Any = None  # set by run_worker
         self.outpost: Any = None
         self.send_lock = threading.RLock()
+        self._main = threading.get_ident()
         self._fd_socket = fd_socket
         self._fds: dict[int, tuple[int, int]] = {}
         self._reporter_lock = threading.Lock()
@@ -125,7 +145,7 @@ class Worker:
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send a frame; safe from any thread and from cancellation in the middle."""
-        self.shielded += 1
+        self.shield()
         try:
             with self.send_lock:
                 self.channel.send(message)
@@ -134,35 +154,106 @@ class Worker:
         finally:
             self.unshield()
 
+    # -- interruptions ---------------------------------------------------------------------------------
+
+    def shield(self) -> None:
+        """Begin a stretch that cancellation must not tear apart; only the main thread is ever interrupted."""
+        if threading.get_ident() == self._main:
+            self.shielded += 1
+
     def unshield(self) -> None:
-        """Leave a stretch that cancellation must not tear apart."""
-        self.shielded -= 1
-        if self.is_interrupted and not self.shielded:
-            self.is_interrupted = False
+        """Leave such a stretch.
+
+        Raises:
+            Cancelled: the running item was cancelled meanwhile.
+        """
+        if threading.get_ident() == self._main:
+            self.shielded -= 1
+            if not self.shielded and self.words[control.CANCEL]:
+                self.check_cancelled()
+
+    def check_cancelled(self) -> None:
+        """Raise if the item that is running is the one that the driver wants to end.
+
+        Raises:
+            Cancelled: it is.
+        """
+        batch, words = self.batch, self.words
+        if batch is None or not batch.is_open:
+            return
+        started = words[control.STARTED]
+        if words[control.CANCEL] == (batch.seq << 32 | started) + 1 and len(batch.results) <= started:
+            words[control.CANCEL] = 0
             raise Cancelled
 
     def on_interrupt(self, *_: object) -> None:
-        """Signal handler: raise in the task that is meant, and only there."""
+        """Signal handler, SIGINT: end the item that is meant, and only that; un-claim one that has not begun."""
+        batch, words = self.batch, self.words
+        if batch is None or words[control.CANCEL] - 1 >> 32 != batch.seq:
+            return
+        if words[control.CANCEL] - 1 & 0xFFFFFFFF > words[control.STARTED]:
+            self.unclaim()
+        elif not self.shielded:
+            self.check_cancelled()
+
+    def unclaim(self, *_: object) -> None:
+        """Signal handler, SIGURG: the running item takes long; let the driver have those claimed behind it.
+
+        Handlers run in the main thread, between two bytecodes, so this can't race with the loop over
+        `claimed`; outside of that loop `claimed` is empty. The item that the loop may have fetched already is
+        the one after the results.
+        """
         batch = self.batch
-        words = self.words
-        if batch is None or words[control.CANCEL] != (batch.seq << 32 | words[control.STARTED]) + 1:
-            return
-        if len(batch.results) > words[control.STARTED]:
-            return  # it has just finished
-        words[control.CANCEL] = 0
-        if self.shielded:
-            self.is_interrupted = True
-            return
-        raise Cancelled
+        if batch is not None and batch.claimed:
+            del batch.claimed[:]
+            words = self.words
+            words[control.claim_word(batch.seq)] = max(words[control.STARTED], len(batch.results)) + 1
+
+    def after_fork(self) -> None:
+        """In a process that a task has forked: it is no worker, and must not act as one."""
+        from . import current
+
+        self.is_twin = True
+        self.shielded = 1 << 30
+        current.mark_foreign()
+        self.inside.is_closed = True
+        self.send_lock = threading.RLock()
+        if self.batch is not None:
+            del self.batch.claimed[:]
+        self.channel.sock.close()
+        self._fd_socket.close()
+
+    def _leave(self, error: BaseException | None) -> None:
+        """End a forked process that has come back from the task's function, as the interpreter would."""
+        status = 0
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            import traceback
+
+            traceback.print_exception(error)
+            status = 1
+        self._flush_output()
+        os._exit(status)
 
     # -- functions -------------------------------------------------------------------------------------
 
-    def _learn_function(self, identity: bytes, wire: Any, name: str) -> None:
+    def _learn_function(self, identity: bytes, wire: Any, name: str, seq: int) -> None:
+        """Unpickle a function. To the driver that is part of the first item of batch `seq`, its suspect."""
+        words = self.words
+        outer = words[control.SEQ], words[control.STARTED]
+        words[control.claim_word(seq)] = 1  # not to be taken back meanwhile: a death must find its suspect
+        words[control.STARTED] = 0
+        words[control.SEQ] = seq
         self.names[identity] = name
+        self.shield()
         try:
             self.functions[identity] = self.inside.load(wire)
-        except BaseException as error:
+        except BaseException as error:  # every item of this function fails with it
             self.functions[identity] = error
+        words[control.STARTED] = outer[1]
+        words[control.SEQ] = outer[0]
+        self.unshield()
 
     # -- batches ---------------------------------------------------------------------------------------
 
@@ -185,7 +276,7 @@ class Worker:
                 raise self._load_error(failure)
 
         if len(values) > 1:
-            self._wake_reporter()
+            self.wake_reporter()
         pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
         self._run_items(batch, function, pack, 1 if flags & EACH else max(1, min(hint, MAX_BLOCK)))
         stopped = len(batch.results)
@@ -209,11 +300,16 @@ class Worker:
             stop = self._claim(batch, i, size)
             if stop <= i:
                 return
-            block = batch.block = iter(values[i:stop])
+            claimed = batch.claimed = values[i:stop]
             self.inside.waited_s = 0.0
+            failure: BaseException | None = None
             begin = perf_counter()
             try:
-                for value in block:
+                batch.is_open = True
+                if words[control.CANCEL]:
+                    words[started] = i
+                    self.check_cancelled()
+                for value in claimed:
                     words[started] = i
                     result = function(value) if value.__class__ is not tuple else call(function, value)
                     kind = result.__class__
@@ -222,10 +318,16 @@ class Worker:
                     else:
                         append(pack(result))
                     i += 1
-            except BaseException as error:
-                if len(results) == i:
-                    append(self._error_wire(error))
+                batch.is_open = False
+            except BaseException as error:  # it is the item's result
+                batch.is_open = False
+                failure = error
             now = perf_counter()
+            batch.claimed = []
+            if self.is_twin:
+                self._leave(failure)
+            if failure is not None and len(results) == i:
+                append(self._error_wire(failure))
             count = len(results) - first
             spent_s = max(0.0, now - begin - self.inside.waited_s)
             batch.spent_s += spent_s
@@ -255,15 +357,14 @@ class Worker:
         """The running task blocks: end the batch after it."""
         batch = self.batch
         if batch is not None:
-            for _ in batch.block:
-                pass
+            del batch.claimed[:]
             batch.stop = min(batch.stop, self.words[control.STARTED] + 1)
 
     # -- reports ---------------------------------------------------------------------------------------
 
     def report(self, batch: Batch, stopped: int) -> None:
         """Send the results that have not been sent; `stopped` >= 0 ends the batch."""
-        self.shielded += 1
+        self.shield()
         try:
             with self.send_lock:
                 start, results = batch.sent, batch.results
@@ -301,19 +402,22 @@ class Worker:
             except Exception:
                 pass
 
-    def _wake_reporter(self) -> None:
+    def wake_reporter(self) -> None:
+        """Have the reporter thread look after results and children for a while."""
         if self._reporter is None:
-            self._reporter = threading.Thread(
-                target=self._report_late, name="grainwise-reporter", daemon=True
-            )
+            self._reporter = threading.Thread(target=self._report_late, name="grainwise-reporter", daemon=True)
             self._reporter.start()
         elif self._reporter_parked:
             self._reporter_parked = False
-            self._reporter_lock.release()
+            try:
+                self._reporter_lock.release()
+            except RuntimeError:
+                pass  # another thread was quicker
 
     def _report_late(self) -> None:
-        """Reporter thread: send what has waited for a tick, children submitted by a busy task included."""
+        """Reporter thread: send what has waited for a tick, and free what is claimed behind a long item."""
         quiet = 0
+        seen: tuple[Batch | None, int] = (None, 0)
         while True:
             if quiet > IDLE_TICKS:
                 self._reporter_parked = True
@@ -321,11 +425,19 @@ class Worker:
                 quiet = 0
             self._reporter_lock.acquire(timeout=REPORT_S)
             batch = self.batch
-            quiet = quiet + 1 if batch is None else 0
-            if batch is not None and not self.inside.is_waiting:
-                seen = len(batch.results)
-                if seen > batch.sent or self.inside.has_unsent():
-                    self.report(batch, -1)
+            if batch is None:
+                quiet += 1
+                seen = (None, 0)
+                continue
+            quiet = 0
+            if self.inside.is_waiting:
+                continue
+            num_done = len(batch.results)
+            if seen == (batch, num_done) and len(batch.claimed) > 1:
+                _signal.pthread_kill(self._main, _signal.SIGURG)
+            seen = (batch, num_done)
+            if num_done > batch.sent or self.inside.has_unsent():
+                self.report(batch, -1)
 
     # -- errors ----------------------------------------------------------------------------------------
 
@@ -337,10 +449,15 @@ class Worker:
             return (ERROR_WIRE, None, self.task_name, "cancelled", os.getpid())
         return error_wire(error, self.task_name)
 
-    def _load_error(self, failure: BaseException) -> BaseException:
-        from .failures import load_error
+    def _failing(self, failure: BaseException) -> Callable[..., Any]:
+        """Return what stands for a function that could not be unpickled."""
 
-        return load_error(failure, self.task_name)
+        def fail(*_: object, **__: object) -> None:
+            from .failures import load_error
+
+            raise load_error(failure, self.task_name)
+
+        return fail
 
     # -- descriptors of arenas -------------------------------------------------------------------------
 
@@ -371,7 +488,6 @@ def run_worker(
     uid: int, slot: int, parent: int, control_fd: int, fds: list[int], settings: dict[str, Any]
 ) -> None:
     """Set up a freshly forked worker and serve until the driver is gone."""
-    import _signal
     import socket
 
     from ..objects.outpost import Outpost
@@ -399,5 +515,7 @@ def run_worker(
     )
     worker.inside = Inside(worker, settings)
     _signal.signal(_signal.SIGINT, worker.on_interrupt)
+    _signal.signal(_signal.SIGURG, worker.unclaim)
+    os.register_at_fork(after_in_child=worker.after_fork)
     worker.inside.install()
     worker.run()

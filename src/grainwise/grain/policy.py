@@ -150,12 +150,23 @@ class Policy:
             self._earn((count - known.ready) * self.costs.submit_s)
         known.ready = count
 
-    def finished(self, worker: int, key: Hashable, count: int, total_s: float, worst_s: float) -> None:
-        """Note that a worker reported `count` results of a key, and what they cost."""
+    def finished(
+        self, worker: int, key: Hashable, count: int, num_timed: int, total_s: float, worst_s: float
+    ) -> None:
+        """Note that a worker reported results of a key, and what tasks of it cost.
+
+        Args:
+            worker: who.
+            key: of what.
+            count: results reported.
+            num_timed: tasks that the time stands for; reports in the middle of a sub-block count them later.
+            total_s: their pure run time in seconds.
+            worst_s: the slowest, or the mean of the slowest sub-block.
+        """
         self._release(worker, key, count)
         self._earn(count * self.costs.finish_s)
-        if count:
-            self.estimates.learn(key, count, total_s, worst_s)
+        if num_timed:
+            self.estimates.learn(key, num_timed, total_s, worst_s)
 
     def returned(self, worker: int, key: Hashable, count: int) -> None:
         """Note that tasks that a worker held are ready again, not run."""
@@ -221,23 +232,27 @@ class Policy:
             waiting: the driver waits for results or has fallen silent; false while it still submits.
         """
         sends: list[Send] = []
-        if not self._turn:
+        turn = self._turn
+        if not turn:
             return sends
-        order = sorted(self._workers, key=lambda w: (self._workers[w].sends, w))
-        for worker in order:
-            known = self._workers[worker]
-            while self._turn and not known.is_blocked and known.sends < 2:
-                if known.sends and self._held_s(known) > self.quantum_s:
-                    break
-                send = self._take(worker, known, waiting)
-                if send is None:
-                    break
+        for worker, known in list(self._workers.items()):
+            if known.sends or known.is_blocked:
+                continue
+            send = self._take(worker, known, waiting)
+            if send is not None:
                 sends.append(send)
-        while self._turn:
+            if not turn:
+                return sends
+        while turn:
             send = self._take_new(waiting)
             if send is None:
                 break
             sends.append(send)
+        for worker, known in list(self._workers.items()) if turn else ():
+            if known.sends == 1 and not known.is_blocked and self._held_s(known) <= self.quantum_s:
+                send = self._take(worker, known, waiting)
+                if send is not None:
+                    sends.append(send)
         return sends
 
     def next_look(self, key: Hashable) -> int:

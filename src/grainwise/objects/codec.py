@@ -39,12 +39,16 @@ if TYPE_CHECKING:
 
         nbytes: int
 
-        def view(self, offset: int, nbytes: int) -> memoryview: ...
+        def view(self, offset: int, nbytes: int) -> memoryview:
+            """Return a part of it, read-only."""
+            ...
 
     class BlobSink(Protocol):
         """Where packing puts large parts."""
 
-        def intern(self, parts: Sequence[memoryview], value: object) -> tuple[BlobLike, list[int]]: ...
+        def intern(self, parts: Sequence[memoryview], value: object) -> tuple[BlobLike, list[int]]:
+            """Store parts of a value as one blob; return it and the offset of each part in it."""
+            ...
 
 
 PACKED_WIRE = 0
@@ -53,6 +57,10 @@ CALL_WIRE = 2
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """Above this a buffer goes to shared memory: below it, wake-ups cost more than copies."""
+
+MAX_ALONE = 16
+ALONE_BYTES = 1 << 20
+"""With more than MAX_ALONE large buffers, only those from ALONE_BYTES up are stored (and shared) alone."""
 
 NONE_TYPE = type(None)
 ATOMS = frozenset((int, float, bool, NONE_TYPE))
@@ -88,7 +96,7 @@ class Packed:
     ) -> None:
         self.stream = stream
         self.pieces = pieces
-        self.blobs = blobs
+        self.blobs: tuple[Any, ...] = blobs  # `store.Blob`s in the driver, the outpost's in a worker
         self.refs = refs
 
     def nbytes(self) -> int:
@@ -109,10 +117,10 @@ class _Context(threading.local):
 _context = _Context()
 
 
-def is_atom(value: object) -> bool:
+def is_atom(value: Any) -> bool:
     """Say whether a value may be pickled later without breaking by-value semantics."""
     kind = value.__class__
-    return kind in ATOMS or (kind in TEXTS and len(value) <= ATOM_LIMIT)  # type: ignore[arg-type]
+    return kind in ATOMS or (kind in TEXTS and len(value) <= ATOM_LIMIT)
 
 
 def _on_ref(ref: ObjectRef[Any]) -> None:
@@ -126,7 +134,7 @@ _escaped: list[ObjectRef[Any]] = []
 hooks.packing = _on_ref
 
 
-def pack(value: object, sink: BlobSink) -> Packed:
+def pack(value: Any, sink: BlobSink) -> Packed:
     """Serialize a value.
 
     Args:
@@ -136,9 +144,9 @@ def pack(value: object, sink: BlobSink) -> Packed:
     Raises:
         Exception: whatever pickling raised; callers name the culprit (`culprit.find_culprit`).
     """
-    if value.__class__ is bytes and len(value) >= INLINE_LIMIT_BYTES:  # type: ignore[arg-type]
-        blob, offsets = sink.intern([memoryview(value)], value)  # type: ignore[arg-type]
-        return Packed(None, ((0, offsets[0], len(value)),), (blob,), ())  # type: ignore[arg-type]
+    if value.__class__ is bytes and len(value) >= INLINE_LIMIT_BYTES:
+        blob, offsets = sink.intern([memoryview(value)], value)
+        return Packed(None, ((0, offsets[0], len(value)),), (blob,), ())
     buffers: list[Any] = []
     outer, _context.met = _context.met, []
     try:
@@ -152,14 +160,16 @@ def pack(value: object, sink: BlobSink) -> Packed:
 
 
 def _place(stream: bytes, buffers: list[Any], refs: tuple[Any, ...], sink: BlobSink, value: object) -> Packed:
-    """Decide which parts travel inline and which are stored."""
+    """Decide which parts travel inline and which are stored, alone or together."""
     raws = [buffer.raw() for buffer in buffers]
+    num_large = sum(1 for raw in raws if raw.nbytes >= INLINE_LIMIT_BYTES)
+    alone_bytes = INLINE_LIMIT_BYTES if num_large <= MAX_ALONE else ALONE_BYTES
     blobs: list[BlobLike] = []
     placed: list[Any] = [None] * len(raws)
     small = []
     small_bytes = 0
     for index, raw in enumerate(raws):
-        if raw.nbytes >= INLINE_LIMIT_BYTES:
+        if raw.nbytes >= alone_bytes:
             blob, offsets = sink.intern([raw], value)
             placed[index] = (len(blobs), offsets[0], raw.nbytes)
             blobs.append(blob)
@@ -213,15 +223,9 @@ def _by_value_modules() -> bool:
 
 def unpack(packed: Packed) -> Any:
     """Unpickle a value; large buffers are read in place and stay alive with what was made from them."""
-    blobs = packed.blobs
-    pieces: list[Any] = []
-    for piece in packed.pieces:
-        pieces.append(piece if piece.__class__ is bytes else blobs[piece[0]].view(piece[1], piece[2]))  # type: ignore[index,arg-type]
-    stream = packed.stream
+    stream, pieces = read(packed)
     if stream is None:
         return bytes(pieces[0])
-    if stream.__class__ is not bytes:
-        stream = blobs[stream[0]].view(stream[1], stream[2])  # type: ignore[index,assignment,arg-type]
     if not packed.refs:
         return loads(stream, buffers=pieces)
     outer, _context.known = _context.known, {ref._id: ref for ref in packed.refs}
@@ -229,6 +233,17 @@ def unpack(packed: Packed) -> Any:
         return loads(stream, buffers=pieces)
     finally:
         _context.known = outer
+
+
+def read(packed: Packed) -> tuple[Any, list[Any]]:
+    """Return the pickle stream and the out-of-band buffers of a value, as bytes and read-only views."""
+    views = [blob.view(0, blob.nbytes) for blob in packed.blobs]
+
+    def place(piece: Any) -> Any:
+        return piece if piece.__class__ is bytes else views[piece[0]][piece[1] : piece[1] + piece[2]]
+
+    pieces = [place(piece) for piece in packed.pieces]
+    return (None if packed.stream is None else place(packed.stream)), pieces
 
 
 def known_ref(identity: int) -> ObjectRef[Any] | None:

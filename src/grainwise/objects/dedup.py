@@ -37,6 +37,8 @@ SAMPLE_BYTES = 64
 MAX_CANDIDATES = 8
 """Stored copies of one fingerprint that are compared at most: more would cost more than storing anew."""
 
+MAX_KEPT = 4096
+
 
 def fingerprint(parts: Sequence[memoryview]) -> Fingerprint:
     """Return what equal buffers have in common: sizes, and a hash of samples spread over the content."""
@@ -136,7 +138,7 @@ class Dedup:
         entry.keep(blob, sources)
         self._recent[id(entry)] = entry
         self._recent.move_to_end(id(entry))
-        if len(self._recent) > 256:
+        if len(self._recent) > MAX_KEPT:
             self._recent.popitem(last=False)[1].release()
 
     def release_kept(self, nbytes: int | None = None) -> int:

@@ -37,7 +37,7 @@ class OwnBlob:
         self.is_sent = False
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return its bytes, read-only. Only before it is sent: afterwards the driver decides about its life."""
+        """Return its bytes, read-only. Only before it is sent: then the driver decides about its life."""
         return self.outpost.own_view(self.arena_id, self.offset + offset, nbytes, self)
 
     def lend(self) -> BlobWire:
@@ -144,8 +144,8 @@ class Outpost:
             if arena_id == self.memory_id:
                 raise
             raise OutOfDiskError(
-                f"spilling {nbytes:,} bytes to {self.spill_directory!r} failed: {error}; free some disk space, "
-                f"set spill_dir to another folder, or drop refs"
+                f"spilling {nbytes:,} bytes to {self.spill_directory!r} failed: {error}; free some disk "
+                f"space, set spill_dir to another folder, or drop refs"
             ) from error
         self._publish()
         return OwnBlob(self, arena_id, offset, nbytes)

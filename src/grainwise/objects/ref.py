@@ -25,15 +25,19 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, Generic, TypeVar
 
-    T = TypeVar("T")
-    Base = Generic[T]
+    T_co = TypeVar("T_co", covariant=True)
+
+    class Typed(Generic[T_co]):
+        """Makes `ObjectRef` generic; without typing at run time, whose import costs milliseconds."""
+
+        __slots__ = ()
 else:
 
-    class Base:
-        __slots__ = ()
+    class Typed:
+        """Gives `ObjectRef[int]` a meaning at run time."""
 
-        def __class_getitem__(cls, item):
-            return cls
+        __slots__ = ()
+        __class_getitem__ = classmethod(type(list[int]))  # types.GenericAlias
 
 
 READY = 1
@@ -59,7 +63,7 @@ class Hooks:
 hooks = Hooks()
 
 
-class ObjectRef(Base):
+class ObjectRef(Typed["T_co"]):
     """A reference to the value of a task or of `put`, now or in the future.
 
     Pass it to another task (at top level it is replaced by its value; inside a container it stays a
@@ -77,13 +81,13 @@ class ObjectRef(Base):
         """Say whether the value (or the error) is there, without blocking."""
         return self._state.__class__ is int
 
-    def future(self) -> Future[T]:
+    def future(self) -> Future[T_co]:
         """Return a `concurrent.futures.Future` that resolves with this ref."""
         if hooks.future is None:
             raise _no_engine("future()")
         return hooks.future(self)
 
-    def __await__(self) -> Generator[Any, None, T]:
+    def __await__(self) -> Generator[Any, None, T_co]:
         import asyncio
 
         return asyncio.wrap_future(self.future()).__await__()
@@ -102,10 +106,10 @@ class ObjectRef(Base):
             hooks.packing(self)
         return restore, (identity,)
 
-    def __copy__(self) -> ObjectRef[T]:
+    def __copy__(self) -> ObjectRef[T_co]:
         return self
 
-    def __deepcopy__(self, memo: object) -> ObjectRef[T]:
+    def __deepcopy__(self, memo: object) -> ObjectRef[T_co]:
         return self
 
     def __repr__(self) -> str:

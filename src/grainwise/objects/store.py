@@ -20,15 +20,16 @@ import itertools
 import os
 import threading
 from collections import deque
+from time import monotonic
 
-from ..errors import ObjectStoreFullError, OutOfDiskError
+from ..errors import EngineClosedError, ObjectStoreFullError, OutOfDiskError
 from . import arena as arenas
 from .dedup import Dedup, fingerprint, roots, same_content
 from .writewatch import WriteWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     BlobWire = tuple[int, int, int, int]
@@ -39,7 +40,8 @@ KEPT_SHARE = 0.25
 """Share of the store that copies may fill which only their living source keeps."""
 HIGH_WATER = 0.8
 """Above this share of the capacity the driver spills ahead, so that workers find room for results."""
-SPILLABLE_BYTES = 64 * 1024
+SPILL_PAUSE_S = 1.0
+"""After a spill that failed, none is made ahead for so long."""
 
 
 class Blob:
@@ -69,7 +71,9 @@ class Blob:
         return (self.id, self.arena_id, self.offset, self.nbytes)
 
     def __del__(self) -> None:
-        self.store.dropped.append((self.arena_id, self.offset, self.nbytes))
+        store = self.store
+        store.dropped.append((self.arena_id, self.offset, self.nbytes))
+        store.on_drop()
 
 
 class _Lease:
@@ -88,7 +92,7 @@ class _Lease:
 class Usage:
     """How many bytes each process holds in memory arenas: one word each, one writer each."""
 
-    def __init__(self, words: memoryview, mine: int, others: Callable[[], Sequence[int]]) -> None:
+    def __init__(self, words: memoryview, mine: int, others: Callable[[], Iterable[int]]) -> None:
         self._words = words
         self._mine = mine
         self._others = others
@@ -111,6 +115,7 @@ class Store:
         spill_directory: where the disk arena goes; None turns spilling off.
         usage: counts what the other processes hold.
         release_remote: called with (arena id, offset) when a blob that a worker wrote is dropped.
+        on_drop: called when any blob is dropped, from finalizers: must not block.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class Store:
         spill_directory: str | None,
         usage: Usage,
         release_remote: Callable[[int, int], None],
+        on_drop: Callable[[], None] = lambda: None,
     ) -> None:
         self.capacity_bytes = capacity_bytes
         self.spill_directory = spill_directory
@@ -128,6 +134,8 @@ class Store:
         self.is_closed = False
         self._usage = usage
         self._release_remote = release_remote
+        self.on_drop = on_drop
+        self._no_spill_before = 0.0
         self._lock = threading.RLock()
         self._arenas: dict[int, arenas.Arena] = {}
         self._readers: dict[int, arenas.ArenaReader] = {}
@@ -176,7 +184,7 @@ class Store:
         part = parts[0]
         if self._watch.is_clean(entry.watch, part):
             return True
-        token = self._watch.arm(part) if entry.hits else None
+        token = self._watch.arm(part, blob.view(offsets[0], part.nbytes)) if entry.hits else None
         if not same_content(blob, offsets, parts):
             return False
         entry.hits += 1
@@ -225,13 +233,27 @@ class Store:
             try:
                 offset = arena.allocate(nbytes)
             except arenas.ArenaFull as full:
-                if which == MEMORY_ARENA and self.spill_directory is not None:
-                    which, arena = DISK_ARENA, self._arena(DISK_ARENA, nbytes)
-                    offset = arena.allocate(nbytes)
-                else:
-                    raise self._full(nbytes) from full
+                if which == DISK_ARENA or self.spill_directory is None:
+                    raise self._no_room(arena, nbytes) from full
+                which, arena = DISK_ARENA, self._arena(DISK_ARENA, nbytes)
+                offset = self._allocate_on_disk(arena, nbytes)
             self._publish()
             return which, arena, offset
+
+    def _allocate_on_disk(self, disk: arenas.Arena, nbytes: int) -> int:
+        try:
+            return disk.allocate(nbytes)
+        except arenas.ArenaFull as full:
+            raise self._no_room(disk, nbytes) from full
+
+    def _no_room(self, arena: arenas.Arena, nbytes: int) -> Exception:
+        if not arena.is_disk:
+            return self._full(nbytes)
+        return OutOfDiskError(
+            f"the object store is full and so is its spill folder {self.spill_directory!r}: expected room for "
+            f"{nbytes:,} bytes beside {arena.allocated_bytes:,} spilled ones, got {arena.capacity_bytes:,} in all; "
+            f"set spill_dir to a folder with more room, or drop refs"
+        )
 
     def _arena(self, which: int, nbytes: int) -> arenas.Arena:
         arena = self._arenas.get(which)
@@ -260,8 +282,13 @@ class Store:
     # -- reading ---------------------------------------------------------------------------------------
 
     def view(self, blob: Blob, offset: int, nbytes: int) -> memoryview:
-        """Return read-only bytes of a blob that keep it alive."""
+        """Return read-only bytes of a blob that keep it alive.
+
+        Raises:
+            EngineClosedError: the session has been shut down.
+        """
         with self._lock:
+            self._check_open()
             blob.used_at = next(self._ticks)
             place = self._arenas.get(blob.arena_id) or self._readers[blob.arena_id]
             return place.view(blob.offset + offset, nbytes, _Lease(blob))
@@ -271,9 +298,18 @@ class Store:
         place = self._arenas.get(arena_id) or self._readers[arena_id]
         return place.fd, place.capacity_bytes
 
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise EngineClosedError(
+                "a value belonged to a session that has been shut down - expected a ref of the running session"
+            )
+
     def lend(self, blob: Blob) -> BlobWire:
         """Note that one more worker may read a blob, which pins it to its place; return its descriptor."""
+        if blob.store is not self:
+            blob.store._check_open()
         with self._lock:
+            self._check_open()
             blob.lent += 1
             blob.used_at = next(self._ticks)
             return blob.wire
@@ -344,8 +380,12 @@ class Store:
                 self._dedup.release_kept(used - limit)
                 self.collect()
                 used = self._usage.total()
-                if used > limit:
+                if used <= limit or monotonic() < self._no_spill_before:
+                    return
+                try:
                     self._spill(used - limit)
+                except (OutOfDiskError, ObjectStoreFullError):
+                    self._no_spill_before = monotonic() + SPILL_PAUSE_S  # whoever needs the room gets the error
 
     def _spill(self, nbytes: int) -> int:
         """Move the least recently used blobs that nobody reads to disk; return the bytes freed."""
@@ -373,7 +413,7 @@ class Store:
 
     def _move_to_disk(self, blob: Blob) -> None:
         disk = self._arena(DISK_ARENA, blob.nbytes)
-        offset = disk.allocate(blob.nbytes)
+        offset = self._allocate_on_disk(disk, blob.nbytes)
         place = self._arenas.get(blob.arena_id) or self._readers[blob.arena_id]
         try:
             disk.write(offset, [place.view(blob.offset, blob.nbytes)])
@@ -400,8 +440,10 @@ class Store:
             self.is_closed = True
             self._dedup.release_kept()
             self._watch.close()
-            for place in (*self._arenas.values(), *self._readers.values()):
-                place.close()
+            for arena in self._arenas.values():
+                arena.close()
+            for reader in self._readers.values():
+                reader.close()
             self._arenas.clear()
             self._readers.clear()
             self._live.clear()

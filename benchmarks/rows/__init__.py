@@ -1,0 +1,28 @@
+"""The rows: one module each, found by id.
+
+A new row is a module with a `ROW` and one line here. F3 and F8-F12 (map, granularity), F14-F16 (actors) and
+F17-F19 (flow) have their places in this order when the parts they measure exist.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from benchmarks.row import Row
+
+ROWS = {
+    "F1": "f01_sleepy_tasks",
+    "F2": "f02_tiny_tasks",
+    "F4": "f04_large_argument",
+    "F5": "f05_round_trip",
+    "F6": "f06_put",
+    "F7": "f07_cold_start",
+    "F13a": "f13a_convolution",
+    "F13b": "f13b_fitted_model",
+}
+
+
+def load_row(row_id: str) -> Row:
+    """Import the module of one row."""
+    row: Row = importlib.import_module(f"benchmarks.rows.{ROWS[row_id]}").ROW
+    return row

@@ -1,0 +1,582 @@
+"""The real `Policy` in virtual time: a driver and workers that act on it as `engine` does.
+
+One heap of (time, sequence) events. The driver is a serial resource: it submits, reads, sends, and looks
+around every `TICK_S`. A worker is a generator that claims sub-blocks, reports at the end of its batch and
+every `REPORT_S`, gives back when its task waits, and may die. Nothing here is random but who dies.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+from grainwise.engine.backstop import TICK_S
+from grainwise.engine.worker import BLOCK_S, MAX_BLOCK, REPORT_S
+from grainwise.grain.policy import Policy, Progress, Send
+
+NO_LIMIT = 1 << 62
+STARTUP_S = 3e-3
+STUCK_S = 20.0
+IN_PLACE_S = 2e-3
+TINY = 1e-9
+
+
+class Child(NamedTuple):
+    """A task that a task submits and waits for."""
+
+    key: int
+    cost_s: float
+    children: tuple[Child, ...] = ()
+
+
+class Task:
+    """One call. `kills`: so many of its runs end their worker."""
+
+    __slots__ = ("children", "cost_s", "is_sent", "key", "kills", "num_results", "num_runs", "parent", "waiter")
+
+    def __init__(self, key: int, cost_s: float, children: Sequence[Child] = (), kills: int = 0) -> None:
+        self.key, self.cost_s, self.children, self.kills = key, cost_s, children, kills
+        self.parent: Worker | None = None
+        self.waiter: Wait | None = None
+        self.is_sent = False
+        self.num_runs = self.num_results = 0
+
+
+class Burst(NamedTuple):
+    """Tasks that the program submits one after another, not before `time_s`."""
+
+    time_s: float
+    tasks: Sequence[Task]
+
+
+class Batch:
+    """What was sent, with the words that both sides share: `claim` and `limit`."""
+
+    def __init__(self, seq: int, key: int, items: list[Task], hint: int, in_place: bool) -> None:
+        self.seq, self.key, self.items, self.hint, self.in_place = seq, key, items, hint, in_place
+        self.base, self.stop, self.is_blocked = 0, len(items), False  # the driver's
+        self.claim, self.limit = 0, NO_LIMIT
+        self.cut, self.sent, self.ends = len(items), 0, list[float]()  # the worker's
+        self.timed, self.spent_s, self.worst_s = 0, 0.0, 0.0
+
+    def done(self, now: float) -> int:
+        return bisect_right(self.ends, now + 1e-12)
+
+
+class Wait(NamedTuple):
+    worker: Worker
+    seq: int
+    tasks: list[Task]
+
+
+class Worker:
+    """A worker process, and what the driver knows of it (`batches`, `stack`, `progress`)."""
+
+    def __init__(self, engine: Simulation, number: int) -> None:
+        self.engine, self.number = engine, number
+        self.batches: dict[int, Batch] = {}
+        self.stack: list[int] = []
+        self.progress: tuple[int, int, float] = (-1, -1, 0.0)
+        self.inbox: deque[tuple[Any, ...]] = deque()  # on its way to the driver, arrived
+        self.mailbox: deque[Any] = deque()
+        self.later: deque[Batch] = deque()
+        self.batch: Batch | None = None
+        self.is_up = self.is_dead = self.is_receiving = self.is_waiting = self.has_reporter = False
+        self.process = self._main()
+        self.step()
+
+    def step(self) -> None:
+        if not self.is_dead:
+            wait_s = next(self.process)
+            self.is_receiving = wait_s is None
+            if wait_s is not None:
+                self.engine.at(self.engine.now + wait_s, self.step)
+
+    def deliver(self, message: Any) -> None:
+        self.mailbox.append(message)
+        if self.is_receiving:
+            self.step()
+
+    def _main(self) -> Generator[float | None, None, None]:
+        yield STARTUP_S
+        self.is_up = True
+        while True:
+            while not self.later and not self.mailbox:
+                yield None
+            yield from self._run_batch(self.later.popleft() if self.later else self.mailbox.popleft())
+
+    def _run_batch(self, batch: Batch) -> Generator[float | None, None, None]:
+        outer, self.batch = self.batch, batch
+        if len(batch.items) > 1 and not self.has_reporter:
+            self.has_reporter = True
+            self.engine.at(self.engine.now + REPORT_S, self._report_late)
+        yield self.engine.policy.costs.batch_s
+        size, last_report_s = max(1, min(batch.hint, MAX_BLOCK)), self.engine.now
+        while True:
+            first = len(batch.ends)
+            stop = self._claim(batch, first, size)
+            if stop <= first:
+                break
+            begin_s = self.engine.now
+            waited_s = 0.0
+            while len(batch.ends) < min(stop, batch.cut):
+                waited_s += yield from self._run_items(batch, stop)
+            spent_s, count = self.engine.now - begin_s - waited_s, len(batch.ends) - first
+            batch.spent_s, batch.timed = batch.spent_s + spent_s, batch.timed + count
+            batch.worst_s = max(batch.worst_s, spent_s / count)
+            size = max(1, min(MAX_BLOCK, 4 * size, int(BLOCK_S / max(spent_s / count, 1e-8))))
+            if self.engine.now - last_report_s > REPORT_S and len(batch.ends) < batch.cut:
+                self._report(batch, -1)
+                last_report_s = self.engine.now
+        self.batch = outer
+        self._report(batch, len(batch.ends))
+
+    def _claim(self, batch: Batch, first: int, size: int) -> int:
+        batch.claim = min(first + size, batch.cut)
+        if batch.limit < batch.claim:
+            batch.claim = max(first, batch.limit)
+        return batch.claim
+
+    def _run_items(self, batch: Batch, stop: int) -> Generator[float | None, None, float]:
+        """Run plain items up to the next special one, or that one; return how long it waited."""
+        now = self.engine.now
+        while len(batch.ends) < stop:
+            task = batch.items[len(batch.ends)]
+            if task.children or task.kills > task.num_runs:
+                break
+            task.num_runs += 1
+            now += task.cost_s
+            batch.ends.append(now)
+        if now > self.engine.now or len(batch.ends) == stop:
+            yield now - self.engine.now
+            return 0.0
+        task.num_runs += 1
+        yield task.cost_s / 2
+        if task.kills >= task.num_runs:
+            self.engine.die(self)
+            yield None
+        batch.cut = min(batch.cut, len(batch.ends) + 1)
+        self._report(batch, -1)
+        children = [self.engine.register(Task(*child)) for child in task.children]
+        self.engine.post(self, ("want", batch.seq, len(batch.ends), children))
+        begin_s = self.engine.now
+        self.is_waiting = True
+        while True:
+            while not self.mailbox:
+                yield None
+            message = self.mailbox.popleft()
+            if message is children:
+                break
+            if message.in_place:
+                self.is_waiting = False
+                yield from self._run_batch(message)
+                self.is_waiting = True
+            else:
+                self.later.append(message)
+        self.is_waiting = False
+        waited_s = self.engine.now - begin_s
+        yield task.cost_s / 2
+        batch.ends.append(self.engine.now)
+        return waited_s
+
+    def _report(self, batch: Batch, stopped: int) -> None:
+        end = batch.done(self.engine.now)
+        if end == batch.sent and stopped < 0:
+            return
+        timing = batch.timed, batch.spent_s, batch.worst_s
+        self.engine.post(self, ("results", batch.seq, batch.sent, end, *timing, stopped))
+        batch.sent, batch.timed, batch.spent_s, batch.worst_s = end, 0, 0.0, 0.0
+
+    def _report_late(self) -> None:
+        """The reporter thread: results that wait behind a long item, not timed yet."""
+        self.has_reporter = self.batch is not None and not self.is_dead
+        if self.has_reporter:
+            if self.batch is not None and not self.is_waiting:
+                self._report(self.batch, -1)
+            self.engine.at(self.engine.now + REPORT_S, self._report_late)
+
+
+class Simulation:
+    """A program that submits `bursts` and then waits for everything.
+
+    Attributes:
+        trace: what the driver sent and took back: (time, what, worker, key, count).
+        crumbs: batches sent while it submitted that were not worth a message.
+        coexisted_s: how long, at most, a waiting driver had both a free CPU and a task not begun.
+    """
+
+    def __init__(
+        self, bursts: Sequence[Burst], num_cpus: float, cpus: dict[int, float] | None = None,
+        deaths: Sequence[float] = (), seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.policy = Policy(num_cpus)
+        self.cpus = cpus or {}
+        self.now = self.busy_until = self.coexisted_s = 0.0
+        self.trace: list[tuple[float, str, int, int, int]] = []
+        self.crumbs: list[Send] = []
+        self.num_taken = self.num_deaths = self.num_left = self.num_resolved = 0
+        self.tasks: list[Task] = []
+        self.workers: dict[int, Worker] = {}
+        self.open: dict[int, deque[Task]] = {}
+        self._rng = random.Random(seed)
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._num_events = self._next_seq = self._num_sent = self._rounds = self._seen = self._last_round = 0
+        self._send_at: dict[int, int] = {}
+        self._active: dict[int, None] = {}
+        self._suspects: set[int] = set()
+        self._bursts = deque((burst.time_s, deque(map(self.register, burst.tasks))) for burst in bursts)
+        self._is_waiting = self._is_silent = self._is_pump_due = False
+        self._coexist_since: float | None = None
+        for time_s in deaths:
+            self.at(time_s, self.die, None)
+
+    # -- time ------------------------------------------------------------------------------------------
+
+    def at(self, time_s: float, action: Callable[..., None], *args: Any) -> None:
+        self._num_events += 1
+        heapq.heappush(self._heap, (time_s, self._num_events, action, args))
+
+    def run(self) -> float:
+        """Run to the end and return the time that it took, in seconds."""
+        self.at(0.0, self._submit)
+        self.at(TICK_S, self._tick)
+        moved = 0, 0.0
+        while self.num_left:
+            self.now, _, action, args = heapq.heappop(self._heap)
+            action(*args)
+            if self.num_resolved != moved[0] or self._bursts:
+                moved = self.num_resolved, self.now
+            assert self.now - moved[1] < STUCK_S, f"stuck with {self.num_left} of {len(self.tasks)} tasks"
+        return self.now
+
+    def _spend(self, time_s: float) -> None:
+        self.busy_until = max(self.busy_until, self.now) + time_s
+
+    def register(self, task: Task) -> Task:
+        self.tasks.append(task)
+        self.num_left += 1
+        self.open.setdefault(task.key, deque())
+        self._send_at.setdefault(task.key, 1)
+        return task
+
+    # -- the driver, as `submissions`, `driver` and `backstop` do it -----------------------------------
+
+    def _submit(self) -> None:
+        if self.now < self.busy_until:
+            self.at(self.busy_until, self._submit)
+            return
+        tasks = self._bursts[0][1]
+        for _ in range(1000):
+            if not tasks:
+                break
+            task = tasks.popleft()
+            self.open[task.key].append(task)
+            self._spend(self.policy.costs.submit_s)
+            if len(self.open[task.key]) >= self._send_at[task.key]:
+                self._look_at(task.key)
+                break
+        if not tasks:
+            self._bursts.popleft()
+        self._is_waiting = not self._bursts
+        if self._is_waiting:
+            self._pump()
+        else:
+            self.at(max(self.busy_until, self._bursts[0][0]), self._submit)
+
+    def _tick(self) -> None:
+        seen = len(self.trace) + sum(len(self.open[key]) for key in self._active)
+        self._is_silent, self._seen = seen == self._seen, seen
+        if self._is_waiting or self._rounds == self._last_round:
+            self._pump()
+        self._last_round = self._rounds
+        self.at(self.now + TICK_S, self._tick)
+
+    def post(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        """A worker sends to the driver."""
+
+        def arrive() -> None:
+            worker.inbox.append(message)
+            if self._is_waiting:
+                self._pump()
+
+        self.at(self.now + self.policy.costs.round_trip_s / 2, arrive)
+
+    def _pump(self) -> None:
+        if self.now < self.busy_until:
+            if not self._is_pump_due:
+                self._is_pump_due = True
+                self.at(self.busy_until, self._pump)
+            return
+        self._is_pump_due = False
+        self._rounds += 1
+        for worker in list(self.workers.values()):
+            self._read(worker)
+        self.dispatch(self._is_waiting or self._is_silent)
+        if self._is_waiting:
+            self._check_coexistence()
+
+    def _look_at(self, key: int) -> None:
+        self._active[key] = None
+        enough = self.policy.next_look(key)
+        if len(self.open[key]) >= enough or self.policy.is_long(key):
+            self.dispatch(waiting=False)
+        else:
+            self._send_at[key] = enough
+
+    # -- sending, as `dispatcher` does it --------------------------------------------------------------
+
+    def dispatch(self, waiting: bool) -> None:
+        policy = self.policy
+        if self._active:
+            for key in self._active:
+                policy.ready(key, len(self.open[key]), self.cpus.get(key, 1.0))
+            for send in policy.dispatch(waiting):
+                if not waiting and not self._is_worth_it(send):
+                    self.crumbs.append(send)
+                self._send(send)
+            for key in list(self._active):
+                left = len(self.open[key])
+                self._send_at[key] = left + policy.next_look(key) if left else 1
+                if not left:
+                    del self._active[key]
+                    policy.ready(key, 0)
+        if waiting and self._num_sent and not self._active:
+            self._rebalance()
+
+    def _is_worth_it(self, send: Send) -> bool:
+        mean_s = self.policy.estimates.mean_s(send.key)
+        return mean_s is None or send.count >= self.policy.full_batch or send.count * mean_s >= self.policy.floor_s
+
+    def _send(self, send: Send) -> None:
+        worker = self.workers.get(send.worker)
+        if worker is None:
+            worker = self.workers[send.worker] = Worker(self, send.worker)
+        key, items = send.key, list[Task]()
+        assert isinstance(key, int)
+        if not worker.batches:
+            in_use = self.cpus_in_use()
+            assert in_use + self.cpus.get(key, 1.0) <= self.policy.num_cpus + TINY, f"{in_use} CPUs are in use"
+        while self.open[key] and len(items) < (1 if key in self._suspects else send.count):
+            task = self.open[key].popleft()
+            if not task.is_sent and not task.num_results:
+                task.is_sent = True
+                items.append(task)
+        if len(items) < send.count:
+            self.policy.returned(send.worker, key, send.count - len(items))
+        if items:
+            self._send_batch(worker, key, items)
+        else:
+            self.policy.ended(send.worker)
+
+    def _send_batch(self, worker: Worker, key: int, items: list[Task], in_place: bool = False) -> None:
+        mean_s = self.policy.estimates.mean_s(key)
+        self._next_seq += 1
+        batch = Batch(self._next_seq, key, items, 1 if mean_s is None else int(BLOCK_S / max(mean_s, 1e-8)), in_place)
+        if not worker.batches:
+            worker.progress = (-1, -1, 0.0)  # its time of rest is no run time
+        worker.batches[batch.seq] = batch
+        assert in_place or len(worker.batches) <= 2, "a worker holds more than two batches"
+        self._num_sent += 1
+        self.trace.append((self.now, "send", worker.number, key, len(items)))
+        self._spend(self.policy.costs.message_s)
+        self.at(self.busy_until + self.policy.costs.round_trip_s / 2, worker.deliver, batch)
+
+    def _rebalance(self) -> None:
+        progress = {}
+        for worker in self.workers.values():
+            unstarted = 0
+            if worker.is_up:
+                unstarted = sum(
+                    max(0, batch.stop - max(batch.claim, batch.base))
+                    for batch in worker.batches.values()
+                    if not batch.is_blocked and batch.key not in self._suspects
+                )
+            if unstarted:
+                running = worker.batch
+                mark = (-1, -1) if running is None else (running.seq, running.done(self.now))
+                if mark != worker.progress[:2]:
+                    worker.progress = (*mark, self.now)
+                progress[worker.number] = Progress(unstarted, self.now - worker.progress[2])
+        num_taken = self.num_taken
+        for take in self.policy.rebalance(progress) if progress else ():
+            self._take_back(self.workers[take.worker], take.count)
+        if self.num_taken > num_taken:
+            self.dispatch(waiting=True)
+
+    def _take_back(self, worker: Worker, count: int) -> None:
+        for batch in reversed(list(worker.batches.values())):
+            start = max(batch.claim, batch.base, batch.stop - count)
+            if batch.is_blocked or start >= batch.stop:
+                continue
+            batch.limit = start
+            count -= batch.stop - start
+            self.num_taken += batch.stop - start
+            self.trace.append((self.now, "take", worker.number, batch.key, batch.stop - start))
+            self._spend(self.policy.costs.message_s)
+            self._requeue(worker, batch, start)
+
+    def _requeue(self, worker: Worker, batch: Batch, start: int) -> None:
+        items, batch.stop = batch.items[start : batch.stop], start
+        self.policy.returned(worker.number, batch.key, len(items))
+        self._queue_first(batch.key, items)
+
+    def _queue_first(self, key: int, items: list[Task]) -> None:
+        for task in reversed(items):
+            if not task.num_results:
+                task.is_sent = False
+                self.open[key].appendleft(task)
+        self._active[key] = None
+
+    # -- receiving, as `results` and `nested` do it ----------------------------------------------------
+
+    def _read(self, worker: Worker) -> None:
+        while worker.inbox:
+            kind, *rest = worker.inbox.popleft()
+            self._spend(self.policy.costs.message_s)
+            if kind == "results":
+                self._on_results(worker, *rest)
+            else:
+                self._on_want(worker, *rest)
+
+    def _on_results(
+        self, worker: Worker, seq: int, start: int, end: int, timed: int, total_s: float, worst_s: float,
+        stopped: int,
+    ) -> None:  # fmt: skip
+        batch = worker.batches[seq]
+        for task in batch.items[start:end]:
+            self._spend(self.policy.costs.finish_s)
+            self._resolve(task)
+        batch.base = end
+        if timed or end > start:
+            self.policy.finished(worker.number, batch.key, end - start, timed, total_s, worst_s)
+        if end > start:
+            self._suspects.discard(batch.key)
+        if stopped >= 0:
+            del worker.batches[seq]
+            self._num_sent -= 1
+            if stopped < batch.stop:
+                self._requeue(worker, batch, stopped)
+            self.policy.ended(worker.number)
+            if worker.stack:
+                self._count_blocked(worker)
+                self._offer(worker)
+
+    def _resolve(self, task: Task) -> None:
+        if task.num_results:
+            return
+        task.num_results += 1
+        self.num_left -= 1
+        self.num_resolved += 1
+        wait = task.waiter
+        if wait is not None and all(child.num_results for child in wait.tasks) and not wait.worker.is_dead:
+            wait.worker.stack.remove(wait.seq)
+            wait.worker.batches[wait.seq].is_blocked = False
+            self._count_blocked(wait.worker)
+            self._spend(self.policy.costs.message_s)
+            self.at(self.busy_until + self.policy.costs.round_trip_s / 2, wait.worker.deliver, wait.tasks)
+
+    def _on_want(self, worker: Worker, seq: int, index: int, children: list[Task]) -> None:
+        wait = Wait(worker, seq, children)
+        for task in reversed(children):
+            task.parent, task.waiter = worker, wait
+            self.open[task.key].appendleft(task)
+            self._active[task.key] = None
+        for batch in list(worker.batches.values()):
+            if batch.seq == seq:
+                if index + 1 < batch.stop:
+                    self._requeue(worker, batch, index + 1)
+            elif batch.seq > seq and not batch.is_blocked and batch.stop:
+                batch.limit = 0
+                self._requeue(worker, batch, batch.base)
+        worker.batches[seq].is_blocked = True
+        worker.stack.append(seq)
+        self._count_blocked(worker)
+        self._offer(worker)
+
+    def _count_blocked(self, worker: Worker) -> None:
+        is_running = any(batch.in_place and not batch.is_blocked for batch in worker.batches.values())
+        if worker.stack and not is_running:
+            self.policy.blocked(worker.number)
+        else:
+            self.policy.resumed(worker.number)
+
+    def _offer(self, worker: Worker) -> None:
+        """Send a blocked worker children of its own, to run on top of the task that waits for them."""
+        if not worker.stack or any(b.in_place and not b.is_blocked for b in worker.batches.values()):
+            return
+        running = worker.batches[worker.stack[-1]]
+        wanted = [t for t in self.tasks if t.waiter and (t.waiter.worker, t.waiter.seq) == (worker, running.seq)]
+        chosen = [t for t in wanted if not t.is_sent and not t.num_results and t.key not in self._suspects]
+        if not chosen:
+            return
+        key = chosen[0].key
+        mean_s = self.policy.estimates.mean_s(key)
+        share = len(wanted) / (2 * self.policy.num_cpus)
+        room = 1 if mean_s is None else max(1, int(min(IN_PLACE_S / max(mean_s, 1e-8), share)))
+        chosen = [task for task in chosen if task.key == key][:room]
+        for task in chosen:
+            task.is_sent = True
+        self.policy.resumed(worker.number)
+        self.policy.sent(worker.number, key, len(chosen))
+        self._send_batch(worker, key, chosen, in_place=True)
+
+    # -- dying, as `crash` does it ---------------------------------------------------------------------
+
+    def die(self, worker: Worker | None) -> None:
+        """End a worker (any that is up, if None); the driver hears of it a little later."""
+        alive = [each for each in self.workers.values() if each.is_up and not each.is_dead]
+        if worker is None and alive:
+            worker = self._rng.choice(alive)
+        if worker is not None:
+            self.num_deaths += 1
+            worker.is_dead = True
+            batch = worker.batch
+            if batch is not None:
+                begun = batch.done(self.now)
+                for task in batch.items[begun + 1 : len(batch.ends)]:
+                    task.num_runs -= 1  # of the block that was under way, it had not come to these
+            self.at(self.now + 1e-3, self._on_death, worker, None if batch is None else (batch.seq, begun))
+
+    def _on_death(self, worker: Worker, running: tuple[int, int] | None) -> None:
+        self._read(worker)
+        self._num_sent -= len(worker.batches)
+        for batch in reversed(list(worker.batches.values())):
+            rest = batch.items[batch.base : batch.stop]
+            if running is not None and running[0] == batch.seq and batch.base <= running[1] < batch.stop:
+                self._suspects.add(batch.key)
+            self._queue_first(batch.key, rest)
+        self.policy.died(worker.number)
+        del self.workers[worker.number]
+        self._pump()
+
+    # -- what must hold --------------------------------------------------------------------------------
+
+    def cpus_in_use(self) -> float:
+        """Return what the workers occupy that are not blocked, by the batch that each runs or will run."""
+        return sum(
+            self.cpus.get(next(reversed(w.batches.values()) if w.stack else iter(w.batches.values())).key, 1.0)
+            for w in self.workers.values()
+            if w.batches and not all(batch.is_blocked for batch in w.batches.values())
+        )
+
+    def _check_coexistence(self) -> None:
+        """Measure how long a free CPU and a task that nobody has claimed exist side by side."""
+        free = self.policy.num_cpus - self.cpus_in_use()
+        is_any_idle = any(not worker.batches for worker in self.workers.values())
+        waiting = {key for key, queue in self.open.items() if any(not t.is_sent and not t.num_results for t in queue)}
+        for worker in self.workers.values():
+            if worker.is_up:
+                held = [b for b in worker.batches.values() if max(b.claim, b.base) < b.stop and not b.is_blocked]
+                waiting |= {batch.key for batch in held}
+        waiting -= self._suspects
+        needs = [self.cpus.get(key, 1.0) for key in waiting]
+        if any(need <= free + TINY and (need or is_any_idle) for need in needs):
+            if self._coexist_since is None:
+                self._coexist_since = self.now
+            self.coexisted_s = max(self.coexisted_s, self.now - self._coexist_since)
+        else:
+            self._coexist_since = None
