@@ -397,7 +397,7 @@ class Simulation:
                 )
             if unstarted:
                 running = worker.batch
-                mark = (-1, -1) if running is None else (running.seq, running.done(self.now))
+                mark = (0, 0) if running is None else (running.seq, running.done(self.now))
                 if mark != worker.progress[:2]:
                     worker.progress = (*mark, self.now)
                 progress[worker.number] = Progress(unstarted, self.now - worker.progress[2])

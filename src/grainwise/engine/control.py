@@ -70,9 +70,9 @@ def create() -> int:
     return fd
 
 
-def open_words(fd: int) -> memoryview:
-    """Map the page and return all its words."""
-    return memoryview(mmap.mmap(fd, NBYTES)).cast("Q")
+def open_page(fd: int) -> mmap.mmap:
+    """Map the page."""
+    return mmap.mmap(fd, NBYTES)
 
 
 def slot_words(words: memoryview, slot: int) -> memoryview:
@@ -129,13 +129,17 @@ def take_back(words: memoryview, seq: int, wanted: int, barrier: Barrier) -> int
         the machine has no barrier: then its report will say where it stopped.
     """
     at = claim_word(seq)
+    before = words[at + 1]  # from here on everything is the driver's already: the limit never rises above it
     for _ in range(3):
         words[at + 1] = wanted
         if not barrier.pass_all():
-            words[at + 1] = (1 << 63) - 1
+            words[at + 1] = before
             return None
         claimed = words[at]
         if claimed <= wanted:
             return wanted
+        if claimed >= before:
+            words[at + 1] = before
+            return None
         wanted = claimed
     return None

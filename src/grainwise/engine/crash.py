@@ -96,6 +96,7 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
     if started is not None and batch.base <= started < batch.stop:
         suspect = batch.refs[started]
         rest.remove(suspect)
+        spec.has_killed = True
         if suspect._state is spec:
             if engine.results.charge(spec, suspect):
                 engine.dispatcher.suspects.add(spec)

@@ -163,6 +163,8 @@ class Dispatcher:
         hint = 1 if mean_s is None else max(1, int(50e-6 / max(mean_s, 1e-8)))
         self.post(handle, (RUN, seq, function.id, hint, flags, values, spec.num_returns))
         handle.next_seq = seq + 1
+        if not handle.batches:
+            handle.last_progress = (-1, -1, 0.0)  # its time of rest is not the run time of what comes now
         handle.batches[seq] = SentBatch(seq, spec, refs, flags)
         self.num_sent += 1
         self.engine.counters.batches += 1

@@ -425,6 +425,9 @@ class Engine:
         for fd in self._wake_fds:
             os.close(fd)
         self.turn.unshield()
+        hooks = refs_module.hooks
+        if hooks.identify == self.borders.identify:
+            hooks.identify = hooks.restore = hooks.future = None
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, and touch nothing else."""

@@ -153,7 +153,7 @@ class Inside:
                 except (KeyboardInterrupt, MemoryError):
                     raise
                 except BaseException as error:
-                    what = argument_name(position, len(wires), names)
+                    what = argument_name(position, len(wires), names, getattr(function, "__code__", None))
                     reason = f"{type(error).__name__}: {error}"
                     raise SerializationError(
                         reason, task_name=self.worker.task_name, what=what, action="unpickled"
@@ -238,9 +238,10 @@ class Inside:
             )
         names = tuple(kwargs)
         count = len(args) + len(names)
+        code = getattr(function.function, "__code__", None)
         # First everything is packed, then it is lent: what can't be sent must not be owned by nobody.
         packed_args = [
-            self._pack_arg(arg, argument_name(i, count, names), name)
+            self._pack_arg(arg, argument_name(i, count, names, code), name)
             for i, arg in enumerate((*args, *kwargs.values()))
         ]
         base = self.worker.uid << UID_SHIFT

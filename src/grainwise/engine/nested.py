@@ -291,7 +291,7 @@ def _is_offerable(engine: Engine, handle: WorkerHandle, ref: ObjectRef[Any]) -> 
         and not call.is_sent
         and not call.wants
         and spec.num_returns == 1
-        and spec not in engine.dispatcher.suspects
+        and not spec.has_killed
         and call.parent is not None
         and call.parent[0] == handle.uid
     )

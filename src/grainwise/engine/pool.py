@@ -122,7 +122,8 @@ class Pool:
     def __init__(self, settings: dict[str, Any], num_threads: int) -> None:
         self.settings = settings
         self.control_fd = control.create()
-        self.words = control.open_words(self.control_fd)
+        self._page = control.open_page(self.control_fd)
+        self.words = memoryview(self._page).cast("Q")
         self.workers: dict[int, WorkerHandle] = {}  # by uid
         self.by_fd: dict[int, WorkerHandle] = {}
         self.template_fd = -1
@@ -274,6 +275,7 @@ class Pool:
         self.workers.pop(handle.uid, None)
         self._slots.append(handle.slot)
         handle.words[control.USED] = 0
+        handle.words.release()
         handle.close()
 
     def stop_watching(self, handle: WorkerHandle) -> None:
@@ -304,11 +306,13 @@ class Pool:
         """Close what is left. The processes have ended, and their output has been read."""
         for handle in list(self.workers.values()):
             os.close(handle.crash_fd)
+            handle.words.release()
         self.workers.clear()
         self.by_fd.clear()
         if hasattr(self.poller, "close"):
             self.poller.close()
         self.words.release()
+        self._page.close()
         os.close(self.control_fd)
 
     def _wait_template(self, timeout_s: float) -> None:

@@ -112,11 +112,6 @@ class Results:
                 nested.discard(self.engine, handle, value)
             return
         if value.__class__ is not tuple:
-            outs = ref._value.outs if ref._value.__class__ is Call else None
-            if outs:
-                error = ValueError(f"task {spec.name!r} returned one value - expected {spec.num_returns}")
-                self.fail(ref, error)
-                return
             ref._value, ref._state = value, READY
         elif value[0] == ERROR_WIRE:
             self._on_error(spec, ref, value)

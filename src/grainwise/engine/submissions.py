@@ -43,12 +43,12 @@ class Submissions:
             return lambda *args, **kwargs: self._submit_call(spec, args, kwargs)
         queue = spec.open
         append, wake, slow = queue.append, self.engine.wake, self._submit_call
-        new, kind, atoms, texts, size = _new_ref, ObjectRef, ATOMS, TEXTS, len
+        new, kind, atoms, texts, size, kind_of = _new_ref, ObjectRef, ATOMS, TEXTS, len, type
 
         def submit(*args: Any, **kwargs: Any) -> Any:
             if not kwargs and size(args) == 1:
                 (value,) = args
-                value_kind = value.__class__
+                value_kind = kind_of(value)
                 if value_kind in atoms or (value_kind in texts and size(value) <= ATOM_LIMIT):
                     ref = new(kind)
                     ref._value = value
@@ -107,14 +107,15 @@ class Submissions:
         except BaseException:
             function.is_exported = False
             raise
-        return self.learn_function(function.uid, packed, function.name)
+        code = getattr(function.function, "__code__", None)
+        return self.learn_function(function.uid, packed, function.name, code)
 
-    def learn_function(self, uid: bytes, packed: Packed, name: str) -> Function:
+    def learn_function(self, uid: bytes, packed: Packed, name: str, code: Any = None) -> Function:
         """Remember a pickled function under its uid."""
         identity = function_identity(packed)
         learnt = self._by_content.get(identity)
         if learnt is None:
-            learnt = self._by_content[identity] = Function(identity, packed, name)
+            learnt = self._by_content[identity] = Function(identity, packed, name, code)
         self.functions[uid] = learnt
         return learnt
 
@@ -134,7 +135,7 @@ class Submissions:
             if isinstance(arg, ObjectRef):
                 has_refs = True
             elif not is_atom(arg):
-                what = argument_name(position, count, names)
+                what = argument_name(position, count, names, spec.function.code)
                 arg = pack_or_name(
                     arg,
                     self.engine.store,

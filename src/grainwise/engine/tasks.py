@@ -54,14 +54,16 @@ class Function:
         id: hash of the pickled content, so that equal functions are shipped once.
         packed: the pickled function; captured arrays are stored like large arguments.
         name: for messages.
+        code: its code object, for the names of its parameters; None where it has none.
     """
 
-    __slots__ = ("__weakref__", "id", "name", "packed")
+    __slots__ = ("__weakref__", "code", "id", "name", "packed")
 
-    def __init__(self, identity: bytes, packed: Packed, name: str) -> None:
+    def __init__(self, identity: bytes, packed: Packed, name: str, code: Any) -> None:
         self.id = identity
         self.packed = packed
         self.name = name
+        self.code = code
 
 
 class TaskSpec:
@@ -72,12 +74,14 @@ class TaskSpec:
         open: refs that were submitted and not sent. Submitters append, the state-lock holder pops.
         send_at: a submitter that finds the queue this long calls `wake`. Written by the state-lock holder.
         has_calls: some ref of this spec carries a `Call`.
+        has_killed: a task of it has killed a worker: never again on top of another task.
     """
 
     __slots__ = (
         "__weakref__",
         "function",
         "has_calls",
+        "has_killed",
         "max_retries",
         "name",
         "num_cpus",
@@ -108,6 +112,7 @@ class TaskSpec:
         self.open: deque[ObjectRef[Any]] = deque()
         self.send_at = 1
         self.has_calls = False
+        self.has_killed = False
 
     def __del__(self) -> None:
         dead_keys.append(self.number)
@@ -177,7 +182,11 @@ def function_identity(packed: Packed) -> bytes:
     return digest.digest()
 
 
-def argument_name(position: int, count: int, names: tuple[str, ...]) -> str:
-    """Return how messages call an argument."""
+def argument_name(position: int, count: int, names: tuple[str, ...], code: Any) -> str:
+    """Return how messages call an argument: by its parameter where that is known, else by its position."""
     first = count - len(names)
-    return f"argument {position}" if position < first else f"argument {names[position - first]!r}"
+    if position >= first:
+        return f"argument {names[position - first]!r}"
+    if code is not None and position < code.co_argcount:
+        return f"argument {code.co_varnames[position]!r}"
+    return f"argument {position}"

@@ -273,26 +273,36 @@ class Worker:
             failure = function
 
             def function(*_: object, **__: object) -> None:
-                raise self._load_error(failure)
+                from .failures import load_error
+
+                raise load_error(failure, self.task_name)
 
         if len(values) > 1:
             self.wake_reporter()
         pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
-        self._run_items(batch, function, pack, 1 if flags & EACH else max(1, min(hint, MAX_BLOCK)))
+        size = 1 if flags & EACH else max(1, min(hint, MAX_BLOCK))
+        self._run_items(batch, function, pack, size, can_be_atoms=num_returns == 1)
         stopped = len(batch.results)
+        self._flush_output()  # the user's code: what it does is still the last item's doing
+        self.report(batch, stopped)
         self.batch, self.task_name = outer
         words[control.STARTED] = outer_words[1]
         words[control.SEQ] = outer_words[0]
-        self._flush_output()
-        self.report(batch, stopped)
 
     def _run_items(
-        self, batch: Batch, function: Callable[..., Any], pack: Callable[[Any], Any], size: int
+        self,
+        batch: Batch,
+        function: Callable[..., Any],
+        pack: Callable[[Any], Any],
+        size: int,
+        *,
+        can_be_atoms: bool,
     ) -> None:
         """Claim sub-blocks and run them."""
         words, results, values = self.words, batch.results, batch.values
         append, call = results.append, self.inside.call
-        started, atoms, texts = control.STARTED, ATOMS, TEXTS
+        started = control.STARTED
+        atoms, texts = (ATOMS, TEXTS) if can_be_atoms else (frozenset(), frozenset())
         each = batch.flags & EACH
         last_report = perf_counter()
         while True:
@@ -312,7 +322,7 @@ class Worker:
                 for value in claimed:
                     words[started] = i
                     result = function(value) if value.__class__ is not tuple else call(function, value)
-                    kind = result.__class__
+                    kind = type(result)  # not __class__: a proxy or mock may lie about it
                     if kind in atoms or (kind in texts and len(result) <= ATOM_LIMIT):
                         append(result)
                     else:
@@ -498,7 +508,7 @@ def run_worker(
     die_with_parent(parent)
     main_fd, side_fd, out_fd, err_fd, crash_fd = fds
     redirect_output(out_fd, err_fd, crash_fd)
-    all_words = control.open_words(control_fd)
+    all_words = memoryview(control.open_page(control_fd)).cast("Q")
     words = control.slot_words(all_words, slot)
     control.register_for_barriers()
     channel = Channel(socket.socket(fileno=main_fd), blocking=True)

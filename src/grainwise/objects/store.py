@@ -349,6 +349,8 @@ class Store:
         if not dropped:
             return
         with self._lock:
+            if self.is_closed:
+                dropped.clear()
             while dropped:
                 try:
                     arena_id, offset, _ = dropped.popleft()
@@ -367,6 +369,8 @@ class Store:
             self._publish()
 
     def _publish(self) -> None:
+        if self.is_closed:
+            return
         arena = self._arenas.get(MEMORY_ARENA)
         if arena is not None:
             self._usage.publish(arena.allocated_bytes)
@@ -437,8 +441,8 @@ class Store:
     def close(self) -> None:
         """Drop all arenas; views that the user still holds stay valid."""
         with self._lock:
-            self.is_closed = True
             self._dedup.release_kept()
+            self.is_closed = True
             self._watch.close()
             for arena in self._arenas.values():
                 arena.close()
@@ -447,6 +451,7 @@ class Store:
             self._arenas.clear()
             self._readers.clear()
             self._live.clear()
+            self.dropped.clear()
 
 
 def open_disk_arena(directory: str | None, full: Exception) -> arenas.Arena:
