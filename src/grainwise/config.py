@@ -115,7 +115,7 @@ def _spill_directory(argument: str | None) -> str | None:
         )
     path = os.path.abspath(os.fspath(chosen))
     if not os.path.isdir(path):
-        raise ValueError(f"spill_dir expected an existing folder, got {path!r}")
+        raise ValueError(f"{_source('spill_dir', argument)} expected an existing folder, got {path!r}")
     return path
 
 

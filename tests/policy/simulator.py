@@ -344,7 +344,7 @@ class Simulation:
                 if not left:
                     del self._active[key]
                     policy.ready(key, 0)
-        if waiting and self._num_sent and not self._active:
+        if waiting and self._num_sent:
             self._rebalance()
 
     def _is_worth_it(self, send: Send) -> bool:
@@ -373,9 +373,11 @@ class Simulation:
             self.policy.ended(send.worker)
 
     def _send_batch(self, worker: Worker, key: int, items: list[Task], in_place: bool = False) -> None:
-        mean_s = self.policy.estimates.mean_s(key)
+        estimates = self.policy.estimates
+        mean_s = estimates.mean_s(key)
+        hint = 1 if mean_s is None else int(BLOCK_S / max(mean_s, 1e-8))
         self._next_seq += 1
-        batch = Batch(self._next_seq, key, items, 1 if mean_s is None else int(BLOCK_S / max(mean_s, 1e-8)), in_place)
+        batch = Batch(self._next_seq, key, items, min(hint, 4 * estimates.largest_batch(key)), in_place)
         if not worker.batches:
             worker.progress = (-1, -1, 0.0)  # its time of rest is no run time
         worker.batches[batch.seq] = batch
@@ -557,11 +559,12 @@ class Simulation:
 
     def cpus_in_use(self) -> float:
         """Return what the workers occupy that are not blocked, by the batch that each runs or will run."""
-        return sum(
-            self.cpus.get(next(reversed(w.batches.values()) if w.stack else iter(w.batches.values())).key, 1.0)
-            for w in self.workers.values()
-            if w.batches and not all(batch.is_blocked for batch in w.batches.values())
-        )
+        in_use = 0.0
+        for worker in self.workers.values():
+            live = [b.key for b in worker.batches.values() if b.base < b.stop and not b.is_blocked]
+            if live:
+                in_use += self.cpus.get(live[-1 if worker.stack else 0], 1.0)
+        return in_use
 
     def _check_coexistence(self) -> None:
         """Measure how long a free CPU and a task that nobody has claimed exist side by side."""

@@ -12,10 +12,10 @@ LIMIT_S = 30.0
 """What a test waits for at most before it calls it a hang; an idle machine needs a fraction of a second."""
 
 
-def assert_pool_is_full(folder: Path) -> None:
-    """Fail unless two tasks run at the same time in two workers, and a few hundred get their results.
+def find_workers(folder: Path) -> set[int]:
+    """Return the pids of both workers: two tasks must run at the same time.
 
-    Either end of a fifo opens only when somebody opens the other: the two tasks meet or hang.
+    Either end of a fifo opens only when somebody opens the other: the two tasks meet, or the time is over.
     """
     path = str(folder / f"meeting-{uuid.uuid4()}")
     os.mkfifo(path)
@@ -24,14 +24,21 @@ def assert_pool_is_full(folder: Path) -> None:
         os.close(os.open(path, mode))
         return os.getpid()
 
+    remote = ray.remote(meet).remote
+    pids = set(ray.get([remote(os.O_RDONLY), remote(os.O_WRONLY)], timeout=LIMIT_S))
+    assert len(pids) == 2, "both tasks ran in one process"
+    return pids
+
+
+def assert_pool_is_full(folder: Path) -> None:
+    """Fail unless there are two workers that run tasks at the same time, and a few hundred get their results."""
+    find_workers(folder)
+
     def double(x: int) -> int:
         return 2 * x
 
-    remote_meet, remote_double = ray.remote(meet), ray.remote(double)
-    pids = ray.get([remote_meet.remote(os.O_RDONLY), remote_meet.remote(os.O_WRONLY)], timeout=LIMIT_S)
-    assert len(set(pids)) == 2, "both tasks ran in one process"
-    refs = [remote_double.remote(i) for i in range(300)]
-    assert ray.get(refs, timeout=LIMIT_S) == [2 * i for i in range(300)]
+    remote = ray.remote(double).remote
+    assert ray.get([remote(i) for i in range(300)], timeout=LIMIT_S) == [2 * i for i in range(300)]
 
 
 class RunLog:

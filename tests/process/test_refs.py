@@ -1,4 +1,4 @@
-"""Refs: as arguments, inside containers, several from one call, in `wait`, in closures, after their session."""
+"""Refs: as arguments, inside containers, several of one call, in `wait`, in closures, after their session."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Gate:
             pass
 
 
-@ray.remote
-def _double(x: Any) -> Any:
-    return x * 2
+# Lambdas travel by value: workers need not import this module, and pytest with it.
+_double = ray.remote(lambda x: x * 2)
+_add_one = ray.remote(lambda x: x + 1)
 
 
 # --- as arguments -------------------------------------------------------------------------------------------
@@ -98,11 +98,6 @@ def test_a_long_chain_of_dependent_tasks() -> None:
     for _ in range(3000):
         ref = _add_one.remote(ref)
     assert ray.get(ref, timeout=LIMIT_S) == 3002
-
-
-@ray.remote
-def _add_one(x: int) -> int:
-    return x + 1
 
 
 def test_a_failure_reaches_the_end_of_a_long_chain_without_running_it(tmp_path: Path) -> None:

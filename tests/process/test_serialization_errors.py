@@ -1,4 +1,4 @@
-"""What cannot be pickled or unpickled: the error names the task, the culprit and the way to it; nobody hangs."""
+"""What cannot be pickled or unpickled: the error names the task, the culprit and the way to it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import grainwise as ray
 from grainwise.errors import SerializationError, TaskError
 
 from .full_pool import LIMIT_S, assert_pool_is_full
+from .hostile_values import BAD_PARTS, Explodes, Handler, RaisesInGetstate, RaisesInReduce
 
 
 @pytest.fixture(autouse=True)
@@ -23,58 +24,20 @@ def _two_workers() -> Iterator[None]:
     ray.shutdown()
 
 
-class Handler:
-    """Something of a user's with a part that cannot travel."""
-
-    def __init__(self) -> None:
-        self.name = "file"
-        self._lock = threading.Lock()
-
-
-class RaisesInReduce:
-    def __reduce__(self) -> Any:
-        raise RuntimeError("reduce says no 17")
-
-
-class RaisesInGetstate:
-    def __getstate__(self) -> Any:
-        raise OSError("getstate says no 17")
-
-
-class Explodes:
-    """Pickles well and raises when it is unpickled: what to raise is given as source."""
-
-    def __init__(self, error: str) -> None:
-        self.error = error
-
-    def __reduce__(self) -> Any:
-        # Nothing but builtins, so that it explodes and not the import of this module.
-        return eval, (f"(_ for _ in ()).throw({self.error})", {})
-
-
-BAD_PARTS: dict[str, Callable[[], Any]] = {
-    "lock": threading.Lock,
-    "generator": lambda: (i for i in range(3)),
-    "memoryview": lambda: memoryview(b"x"),
-    "thread-local": threading.local,
-    "raises in reduce": RaisesInReduce,
-    "raises in getstate": RaisesInGetstate,
-}
-
-
-@ray.remote
-def _take(first: Any = None, *, config: Any = None) -> str:
-    return "taken"
+# A lambda travels by value: workers need not import this module, and pytest with it.
+_take = ray.remote(name="take")(lambda first=None, *, config=None: "taken")
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", BAD_PARTS.values(), ids=BAD_PARTS.keys())
-def test_an_argument_that_cannot_be_pickled_is_named_at_the_call(make: Callable[[], Any], tmp_path: Path) -> None:
-    with pytest.raises(SerializationError, match=r"argument 0 of task '_take' cannot be pickled"):
+def test_an_argument_that_cannot_be_pickled_is_named_at_the_call(
+    make: Callable[[], Any], tmp_path: Path
+) -> None:
+    with pytest.raises(SerializationError, match=r"argument 'first' of task 'take' cannot be pickled"):
         _take.remote(make())
-    with pytest.raises(SerializationError, match=r"argument 'config' of task '_take' cannot be pickled"):
+    with pytest.raises(SerializationError, match=r"argument 'config' of task 'take' cannot be pickled"):
         _take.remote(1, config=make())
     assert ray.get(_take.remote(1), timeout=LIMIT_S) == "taken"
     assert_pool_is_full(tmp_path)
@@ -86,7 +49,7 @@ def test_the_path_leads_to_the_culprit() -> None:
         _take.remote(config=config)
     assert "config['handlers'][0]._lock is a _thread.lock" in str(info.value)
     assert info.value.path == "config['handlers'][0]._lock"
-    assert (info.value.task_name, info.value.what) == ("_take", "argument 'config'")
+    assert (info.value.task_name, info.value.what) == ("take", "argument 'config'")
     assert isinstance(info.value, TypeError)  # what pickle itself raises
 
 
@@ -253,15 +216,20 @@ def test_bad_results_leave_their_neighbours_alone() -> None:
 
 
 def test_an_argument_that_explodes_on_arrival_is_named() -> None:
-    for ref in (_take.remote(Explodes("RuntimeError('boom 17')")), _take.remote(ray.put(Explodes("ValueError('boom 17')")))):
-        with pytest.raises(SerializationError, match=r"argument 0 of task '_take' cannot be unpickled.*boom 17"):
+    bomb = Explodes("RuntimeError('boom 17')")
+    for ref in (_take.remote(bomb), _take.remote(ray.put(bomb))):
+        with pytest.raises(
+            SerializationError, match=r"argument 'first' of task 'take' cannot be unpickled.*boom 17"
+        ):
             ray.get(ref, timeout=LIMIT_S)
     with pytest.raises(SerializationError, match=r"argument 'config'.*boom 17"):
         ray.get(_take.remote(config=[Explodes("RuntimeError('boom 17')")]), timeout=LIMIT_S)
     assert ray.get(_take.remote(), timeout=LIMIT_S) == "taken"
 
 
-@pytest.mark.parametrize("error", ["RuntimeError('boom 17')", "SystemExit('boom 17')", "GeneratorExit('boom 17')"])
+@pytest.mark.parametrize(
+    "error", ["RuntimeError('boom 17')", "SystemExit('boom 17')", "GeneratorExit('boom 17')"]
+)
 def test_a_result_that_explodes_on_arrival_is_an_error_of_get(error: str) -> None:
     @ray.remote
     def give() -> Any:
@@ -312,7 +280,7 @@ def test_a_result_whose_class_only_the_worker_knows_explodes_with_the_reason() -
 
 
 def test_unpicklable_calls_and_shutdown_at_once_never_hang() -> None:
-    for _ in range(10):
+    for _ in range(5):
         ray.shutdown()
         ray.init(num_cpus=1)
         refs = [_take.remote(i) for i in range(3)]

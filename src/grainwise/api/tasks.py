@@ -141,6 +141,11 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
                 f"remote function {name!r} was called directly - use {name}.remote(...) to run it as a task"
             )
 
+        def unbind(self):
+            """Look for an engine again at the next call: the one that this function was bound to has ended."""
+            self._exportable.is_exported = False
+            self.remote = _unbound(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         exportable = self._exportable
         return _rebuild, (
@@ -175,11 +180,9 @@ def _unbound(owner: Any) -> Any:
             return owner.remote(*args, **kwargs)
         running = engine()
         bound = _describe(running.bind(owner._exportable, owner._options), owner)
-        on_close = getattr(running, "on_close", None)
-        if on_close is not None:
-            import weakref
-
-            on_close(_Unbinder(weakref.ref(owner)))
+        note_bound = getattr(running, "note_bound", None)
+        if note_bound is not None:
+            note_bound(owner)
         owner.remote = bound
         return bound(*args, **kwargs)
 
@@ -193,21 +196,6 @@ def _describe(remote: Any, owner: Any) -> Any:
     remote.__doc__ = _REMOTE_DOC
     remote.__wrapped__ = owner.__wrapped__
     return remote
-
-
-class _Unbinder:
-    """Makes a function look for an engine again once this one has ended."""
-
-    __slots__ = ("reference",)
-
-    def __init__(self, reference: Any) -> None:
-        self.reference = reference
-
-    def __call__(self) -> None:
-        owner = self.reference()
-        if owner is not None:
-            owner._exportable.is_exported = False
-            owner.remote = _unbound(owner)
 
 
 @overload

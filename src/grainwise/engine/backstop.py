@@ -112,8 +112,8 @@ class Backstop:
                         idle_since = monotonic()
                     is_over = idle_since is not None and monotonic() - idle_since > LINGER_S
                     engine.tidy(is_idle=is_over)
-            except BaseException:  # a callback of the user's, or a bug of ours: a dead backstop would be a hang
-                sys.excepthook(*sys.exc_info())
+            except BaseException as error:  # a user's callback, or a bug of ours: else all would hang
+                sys.excepthook(type(error), error, error.__traceback__)
             if is_over and self._park():
                 idle_since = None
 
@@ -121,9 +121,11 @@ class Backstop:
         """Read for those who wait by a callback."""
         engine = self._engine
         try:
-            engine.leadership.until(lambda: not engine.num_callbacks or self._is_stopped, monotonic() + TICK_S)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+            engine.leadership.until(
+                lambda: not engine.num_callbacks or self._is_stopped, monotonic() + TICK_S
+            )
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
 
     def _look(self) -> None:
         """Find out whether the program submitted anything since the last look."""

@@ -11,6 +11,7 @@ no item is ever finished and unreported.
 from __future__ import annotations
 
 import os
+
 from ..errors import GrainwiseError, InternalError, TaskCancelledError, WorkerCrashedError, WorkerStartError
 from . import control, nested, template
 from .process import read_tail
@@ -196,7 +197,7 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
 
 
 def cancel(engine: Engine, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
-    """Cancel a task: one that has not begun never runs, a running one is interrupted (or its worker killed)."""
+    """Cancel a task: one that has not begun never runs, a running one is interrupted (or killed)."""
     spec = ref._state
     if spec.__class__ is not TaskSpec:
         return  # finished, or not a task

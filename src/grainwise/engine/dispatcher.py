@@ -151,7 +151,7 @@ class Dispatcher:
         function = spec.function
         if function.id not in handle.functions:
             wire = self.engine.borders.lender(handle)(function.packed)
-            self.post(handle, (FUNCTION, function.id, wire, function.name, seq))
+            self.post(handle, (FUNCTION, function.id, wire, seq))
             handle.functions.add(function.id)
         values = [ref._value for ref in refs]
         if spec.has_calls:
@@ -161,7 +161,7 @@ class Dispatcher:
             flags |= EACH
         mean_s = self.policy.estimates.mean_s(spec.number)
         hint = 1 if mean_s is None else max(1, int(50e-6 / max(mean_s, 1e-8)))
-        self.post(handle, (RUN, seq, function.id, hint, flags, values, spec.num_returns))
+        self.post(handle, (RUN, seq, function.id, hint, flags, values, spec.num_returns, spec.name))
         handle.next_seq = seq + 1
         if not handle.batches:
             handle.last_progress = (-1, -1, 0.0)  # its time of rest is not the run time of what comes now

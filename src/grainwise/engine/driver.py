@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import select
+import weakref
 from collections import deque
 from time import monotonic, perf_counter
 
@@ -100,7 +101,7 @@ class Engine:
         self.num_waiting = 0
         self.num_callbacks = 0
         self.callbacks: deque[Callable[[], None]] = deque()
-        self._rebinders: list[Callable[[], None]] = []
+        self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
         self._spin_misses = 0
         self._wake_fds = _pipe()
         self.pool.poller.register(self._wake_fds[0], select.POLLIN)
@@ -365,7 +366,11 @@ class Engine:
 
     def is_idle(self) -> bool:
         """Say whether nothing is outstanding."""
-        return not self.dispatcher.active and not self.store.dropped and not any(handle.batches for handle in self.pool.workers.values())
+        return (
+            not self.dispatcher.active
+            and not self.store.dropped
+            and not any(handle.batches for handle in self.pool.workers.values())
+        )
 
     def tidy(self, *, is_idle: bool) -> None:
         """Free, spill ahead and end surplus workers; called by the backstop. The caller has the turn."""
@@ -383,9 +388,9 @@ class Engine:
                 if idle is not None and now - idle.used_at > SURPLUS_S:
                     crash.retire(self, idle)
 
-    def on_close(self, rebind: Callable[[], None]) -> None:
-        """Have something done when this engine ends."""
-        self._rebinders.append(rebind)
+    def note_bound(self, function: Any) -> None:
+        """Have `function.unbind()` called when this engine ends."""
+        self._bound.add(function)
 
     def shutdown(self) -> None:
         """End the engine: unfinished refs fail, processes end, memory goes back."""
@@ -413,9 +418,9 @@ class Engine:
         self.leadership.wake()
         self.run_callbacks()
         self.output.close()
-        for rebind in self._rebinders:
-            rebind()
-        self._rebinders.clear()
+        for function in list(self._bound):
+            function.unbind()
+        self._bound.clear()
 
     def _release(self) -> None:
         """Close and undo what the constructor has opened and set."""

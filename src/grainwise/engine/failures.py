@@ -25,7 +25,7 @@ def error_wire(error: BaseException, task_name: str) -> tuple[Any, ...]:
         stream = _travels(wrapped)
         if stream is None:
             stream = _travels(wrapped.portable(lambda value: _travels(value) is not None))
-    except Exception:
+    except BaseException:  # the user's methods may even exit
         stream = None
     return (ERROR_WIRE, stream, task_name, text, pid)
 
@@ -36,7 +36,7 @@ def read_error(wire: tuple[Any, ...]) -> BaseException:
     if stream is not None:
         try:
             error = loads(stream)
-        except Exception:
+        except BaseException:  # its class can't be made here: the text says what happened
             error = None
         if isinstance(error, BaseException):
             return error
@@ -48,7 +48,7 @@ def _travels(value: object) -> bytes | None:
     try:
         stream = serialize(value)
         loads(stream)
-    except Exception:
+    except BaseException:  # that is the question
         return None
     return stream
 
@@ -56,7 +56,7 @@ def _travels(value: object) -> bytes | None:
 def _safely(make: Any, fallback: str) -> str:
     try:
         return str(make())
-    except Exception:
+    except BaseException:  # hostile __str__ and __repr__
         return fallback
 
 
@@ -107,7 +107,7 @@ def read_value(packed: Packed) -> Any:
     except (KeyboardInterrupt, MemoryError, GrainwiseError):
         raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {_safely(lambda: error, '')}"
+        reason = f"{type(error).__name__}: {_safely(error.__str__, '')}"
         raise SerializationError(reason, what="the value of a ref", action="unpickled") from error
 
 

@@ -187,7 +187,10 @@ class Inside:
                     f"task {self.worker.task_name!r} returned {len(values)} values - expected {num_returns} "
                     f"(its num_returns)"
                 )
-            packed = [v if is_atom(v) else self._pack(v, f"result {i}", f"result[{i}]") for i, v in enumerate(values)]
+            packed = [
+                v if is_atom(v) else self._pack(v, f"result {i}", f"result[{i}]")
+                for i, v in enumerate(values)
+            ]
             return (MULTI_WIRE, [self._wire(part) for part in packed])
 
         return pack_each

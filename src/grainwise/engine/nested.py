@@ -83,8 +83,8 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
 
 def _submit(
     engine: Engine, handle: WorkerHandle, ready: list[tuple[TaskSpec, ObjectRef[Any]]], identities: list[int],
-    uid: bytes, name: str, with_function: Any, astuple: tuple[Any, ...], wires: list[Any], names: tuple[str, ...],
-    parent: tuple[int, int] | None,
+    uid: bytes, name: str, with_function: Any, astuple: tuple[Any, ...], wires: list[Any],
+    names: tuple[str, ...], parent: tuple[int, int] | None,
 ) -> None:  # fmt: skip
     """Take a child; if it can run at once, it goes to `ready`."""
     borders, submissions = engine.borders, engine.submissions

@@ -66,8 +66,8 @@ class WorkerHandle:
     __slots__ = (
         "batches", "channel", "crash_fd", "error_fd", "fd_socket", "functions", "is_exited", "is_up",
         "known_arenas", "last_progress", "last_words", "loans", "next_seq", "number", "output_fd",
-        "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "uid", "used_at", "waits", "words",
-        "write_blocked",
+        "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "uid", "used_at",
+        "waits", "words", "write_blocked",
     )  # fmt: skip
 
     def __init__(self, uid: int, number: int, slot: int, words: memoryview) -> None:

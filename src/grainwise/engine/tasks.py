@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Messages to a worker: a tuple that begins with one of these.
-RUN = 0  # seq, function id, sub-block hint, flags, values
-FUNCTION = 1  # function id, packed wire, name
+RUN = 0  # seq, function id, sub-block hint, flags, values, num_returns, task name
+FUNCTION = 1  # function id, packed wire, the batch that it is sent for
 VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas
 DROP = 4  # nothing to do: wakes a worker up

@@ -19,8 +19,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-
-import _signal
 from time import perf_counter
 
 from ..objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
@@ -98,7 +96,6 @@ class Worker:
         self.words = words
         self.channel = channel
         self.functions: dict[bytes, Callable[..., Any] | BaseException] = {}
-        self.names: dict[bytes, str] = {}
         self.batch: Batch | None = None
         self.task_name = ""
         self.shielded = 0  # main thread only
@@ -187,7 +184,7 @@ class Worker:
             raise Cancelled
 
     def on_interrupt(self, *_: object) -> None:
-        """Signal handler, SIGINT: end the item that is meant, and only that; un-claim one that has not begun."""
+        """Signal handler, SIGINT: end the item that is meant and only that; un-claim one not begun yet."""
         batch, words = self.batch, self.words
         if batch is None or words[control.CANCEL] - 1 >> 32 != batch.seq:
             return
@@ -238,14 +235,13 @@ class Worker:
 
     # -- functions -------------------------------------------------------------------------------------
 
-    def _learn_function(self, identity: bytes, wire: Any, name: str, seq: int) -> None:
+    def _learn_function(self, identity: bytes, wire: Any, seq: int) -> None:
         """Unpickle a function. To the driver that is part of the first item of batch `seq`, its suspect."""
         words = self.words
         outer = words[control.SEQ], words[control.STARTED]
         words[control.claim_word(seq)] = 1  # not to be taken back meanwhile: a death must find its suspect
         words[control.STARTED] = 0
         words[control.SEQ] = seq
-        self.names[identity] = name
         self.shield()
         try:
             self.functions[identity] = self.inside.load(wire)
@@ -258,7 +254,14 @@ class Worker:
     # -- batches ---------------------------------------------------------------------------------------
 
     def run_batch(
-        self, seq: int, identity: bytes, hint: int, flags: int, values: list[Any], num_returns: int
+        self,
+        seq: int,
+        identity: bytes,
+        hint: int,
+        flags: int,
+        values: list[Any],
+        num_returns: int,
+        name: str,
     ) -> None:
         """Run a batch, or what the driver leaves of it."""
         outer = self.batch, self.task_name
@@ -267,16 +270,10 @@ class Worker:
         outer_words = words[control.SEQ], words[control.STARTED]
         words[control.STARTED] = 0
         words[control.SEQ] = seq
-        self.task_name = self.names.get(identity, "")
+        self.task_name = name
         function = self.functions[identity]
         if isinstance(function, BaseException):
-            failure = function
-
-            def function(*_: object, **__: object) -> None:
-                from .failures import load_error
-
-                raise load_error(failure, self.task_name)
-
+            function = self._failing(function)
         if len(values) > 1:
             self.wake_reporter()
         pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
@@ -338,6 +335,7 @@ class Worker:
                 self._leave(failure)
             if failure is not None and len(results) == i:
                 append(self._error_wire(failure))
+            failure = None  # its traceback holds this frame and the task's locals
             count = len(results) - first
             spent_s = max(0.0, now - begin - self.inside.waited_s)
             batch.spent_s += spent_s
@@ -415,7 +413,9 @@ class Worker:
     def wake_reporter(self) -> None:
         """Have the reporter thread look after results and children for a while."""
         if self._reporter is None:
-            self._reporter = threading.Thread(target=self._report_late, name="grainwise-reporter", daemon=True)
+            self._reporter = threading.Thread(
+                target=self._report_late, name="grainwise-reporter", daemon=True
+            )
             self._reporter.start()
         elif self._reporter_parked:
             self._reporter_parked = False

@@ -250,9 +250,9 @@ class Store:
         if not arena.is_disk:
             return self._full(nbytes)
         return OutOfDiskError(
-            f"the object store is full and so is its spill folder {self.spill_directory!r}: expected room for "
-            f"{nbytes:,} bytes beside {arena.allocated_bytes:,} spilled ones, got {arena.capacity_bytes:,} in all; "
-            f"set spill_dir to a folder with more room, or drop refs"
+            f"the object store is full and so is its spill folder {self.spill_directory!r}: expected room "
+            f"for {nbytes:,} bytes beside {arena.allocated_bytes:,} spilled ones, got "
+            f"{arena.capacity_bytes:,} in all; set spill_dir to a folder with more room, or drop refs"
         )
 
     def _arena(self, which: int, nbytes: int) -> arenas.Arena:
@@ -301,7 +301,7 @@ class Store:
     def _check_open(self) -> None:
         if self.is_closed:
             raise EngineClosedError(
-                "a value belonged to a session that has been shut down - expected a ref of the running session"
+                "a value belonged to a session that has been shut down - expected a ref of the running one"
             )
 
     def lend(self, blob: Blob) -> BlobWire:
@@ -389,7 +389,8 @@ class Store:
                 try:
                     self._spill(used - limit)
                 except (OutOfDiskError, ObjectStoreFullError):
-                    self._no_spill_before = monotonic() + SPILL_PAUSE_S  # whoever needs the room gets the error
+                    # Whoever needs the room gets the error.
+                    self._no_spill_before = monotonic() + SPILL_PAUSE_S
 
     def _spill(self, nbytes: int) -> int:
         """Move the least recently used blobs that nobody reads to disk; return the bytes freed."""
