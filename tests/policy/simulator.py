@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from grainwise.engine.backstop import TICK_S
 from grainwise.engine.worker import BLOCK_S, MAX_BLOCK, REPORT_S
-from grainwise.grain.policy import Policy, Progress, Send
+from grainwise.grain.policy import MAX_EXTRA_WORKERS, Policy, Progress, Send
 
 NO_LIMIT = 1 << 62
 STARTUP_S = 3e-3
@@ -62,6 +62,7 @@ class Batch:
         self.claim, self.limit = 0, NO_LIMIT
         self.cut, self.sent, self.ends = len(items), 0, list[float]()  # the worker's
         self.timed, self.spent_s, self.worst_s = 0, 0.0, 0.0
+        self.seen = -1  # results at the reporter's last tick
 
     def done(self, now: float) -> int:
         return bisect_right(self.ends, now + 1e-12)
@@ -123,7 +124,7 @@ class Worker:
                 break
             begin_s = self.engine.now
             waited_s = 0.0
-            while len(batch.ends) < min(stop, batch.cut):
+            while len(batch.ends) < min(batch.claim, batch.cut):  # the reporter may lower the claim
                 waited_s += yield from self._run_items(batch, stop)
             spent_s, count = self.engine.now - begin_s - waited_s, len(batch.ends) - first
             batch.spent_s, batch.timed = batch.spent_s + spent_s, batch.timed + count
@@ -142,7 +143,7 @@ class Worker:
         return batch.claim
 
     def _run_items(self, batch: Batch, stop: int) -> Generator[float | None, None, float]:
-        """Run plain items up to the next special one, or that one; return how long it waited."""
+        """Run plain items up to and with a long one or up to a special one, or that one; return how long it waited."""
         now = self.engine.now
         while len(batch.ends) < stop:
             task = batch.items[len(batch.ends)]
@@ -151,6 +152,8 @@ class Worker:
             task.num_runs += 1
             now += task.cost_s
             batch.ends.append(now)
+            if task.cost_s > REPORT_S:
+                break
         if now > self.engine.now or len(batch.ends) == stop:
             yield now - self.engine.now
             return 0.0
@@ -192,11 +195,16 @@ class Worker:
         batch.sent, batch.timed, batch.spent_s, batch.worst_s = end, 0, 0.0, 0.0
 
     def _report_late(self) -> None:
-        """The reporter thread: results that wait behind a long item, not timed yet."""
-        self.has_reporter = self.batch is not None and not self.is_dead
-        if self.has_reporter:
-            if self.batch is not None and not self.is_waiting:
-                self._report(self.batch, -1)
+        """The reporter thread: what waits behind a long item is reported, not timed yet, or given up."""
+        batch = self.batch
+        self.has_reporter = batch is not None and not self.is_dead
+        if batch is not None and self.has_reporter:
+            if not self.is_waiting:
+                done = batch.done(self.engine.now)
+                if done == batch.seen and done < len(batch.items):
+                    batch.claim = min(batch.claim, done + 1)
+                batch.seen = done
+                self._report(batch, -1)
             self.engine.at(self.engine.now + REPORT_S, self._report_late)
 
 
@@ -569,7 +577,9 @@ class Simulation:
     def _check_coexistence(self) -> None:
         """Measure how long a free CPU and a task that nobody has claimed exist side by side."""
         free = self.policy.num_cpus - self.cpus_in_use()
-        is_any_idle = any(not worker.batches for worker in self.workers.values())
+        busy = [worker.batches for worker in self.workers.values() if worker.batches]
+        num_without_cpu = sum(not self.cpus.get(next(iter(batches.values())).key, 1.0) for batches in busy)
+        is_worker_free = len(busy) < len(self.workers) and num_without_cpu < MAX_EXTRA_WORKERS
         waiting = {key for key, queue in self.open.items() if any(not t.is_sent and not t.num_results for t in queue)}
         for worker in self.workers.values():
             if worker.is_up:
@@ -577,7 +587,7 @@ class Simulation:
                 waiting |= {batch.key for batch in held}
         waiting -= self._suspects
         needs = [self.cpus.get(key, 1.0) for key in waiting]
-        if any(need <= free + TINY and (need or is_any_idle) for need in needs):
+        if any(need <= free + TINY and (need or is_worker_free) for need in needs):
             if self._coexist_since is None:
                 self._coexist_since = self.now
             self.coexisted_s = max(self.coexisted_s, self.now - self._coexist_since)

@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import grainwise as ray
+from grainwise.engine.current import current
 from grainwise.errors import EngineClosedError
 from tests.leaks import find_leaks, take_snapshot
 
@@ -49,10 +51,11 @@ def run_session(num_tasks: int) -> None:
     ray.shutdown()
 
 
-def test_fifty_sessions_leave_nothing(no_collection: None) -> None:
+@pytest.mark.parametrize("count", [10, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_sessions_leave_nothing(count: int, no_collection: None) -> None:
     run_session(10)  # whatever is loaded once
     before = take_snapshot()
-    for _ in range(50):
+    for _ in range(count):
         run_session(10)
     assert find_leaks(before) == []
 
@@ -249,16 +252,21 @@ def test_shutdown_by_several_threads_at_once() -> None:
 def test_shutdown_while_other_threads_submit() -> None:
     """They get results, an error that says why, or a new session; nothing else, and nothing is left."""
     task = ray.remote(double)
-    for _ in range(20):
+    for _ in range(5):
         ray.init(num_cpus=2)
         ends: list[object] = []
-        is_over = threading.Event()
+        has_begun, is_over = threading.Event(), threading.Event()
 
-        def submit(ends: list[object] = ends, is_over: threading.Event = is_over) -> None:
+        def submit(
+            ends: list[object] = ends,
+            has_begun: threading.Event = has_begun,
+            is_over: threading.Event = is_over,
+        ) -> None:
             while not is_over.is_set():
                 try:
                     values = ray.get([task.remote(i) for i in range(200)], timeout=LIMIT_S)
                     ends.append(values == [2 * i for i in range(200)])
+                    has_begun.set()
                 except EngineClosedError:
                     pass
                 except BaseException as error:
@@ -267,8 +275,7 @@ def test_shutdown_while_other_threads_submit() -> None:
         threads = [threading.Thread(target=submit) for _ in range(3)]
         for thread in threads:
             thread.start()
-        while len(ends) < 3:
-            ends and threading.Event().wait(0.001)
+        has_begun.wait(LIMIT_S)
         ray.shutdown()
         is_over.set()
         for thread in threads:
@@ -276,6 +283,75 @@ def test_shutdown_while_other_threads_submit() -> None:
             assert not thread.is_alive()
         assert set(ends) == {True}
         ray.shutdown()
+
+
+class LateTurn:
+    """Takes the place of an engine's turn, and keeps one thread waiting for it until told."""
+
+    def __init__(self, turn: Any) -> None:
+        self.turn = turn
+        self.late = 0  # the thread's ident
+        self.has_come, self.may_go = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self.late and not self.has_come.is_set():
+            self.has_come.set()
+            self.may_go.wait(LIMIT_S)
+        self.turn.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self.turn.__exit__(*exc)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.turn, name)
+
+
+LATE_CALLS: dict[str, Callable[[Any, Any], object]] = {
+    "remote": lambda task, ref: task.remote(1),
+    "remote with a ref": lambda task, ref: task.remote(ref),
+    "get": lambda task, ref: ray.get(ref, timeout=LIMIT_S),
+    "wait": lambda task, ref: ray.get(ray.wait([ref], timeout=LIMIT_S)[0]),
+    "future": lambda task, ref: ref.future().result(timeout=LIMIT_S),
+    "cancel": lambda task, ref: ray.cancel(ref),
+    "put": lambda task, ref: ray.put(bytes(1 << 20)),
+}
+
+
+@pytest.mark.parametrize("name", LATE_CALLS)
+def test_a_call_that_begins_before_the_end_and_goes_on_after_it(name: str, tmp_path: Path) -> None:
+    """It gets an error, or a ref that gets one; it starts no process for a session that is over."""
+    fifo = str(tmp_path / "never")
+    os.mkfifo(fifo)
+    ray.init(num_cpus=2)
+    ref = ray.remote(lambda: Path(fifo).read_text()).remote()
+    task = ray.remote(double)
+    ray.get(task.remote(0), timeout=LIMIT_S)
+    engine: Any = current()
+    turn = engine.turn = LateTurn(engine.turn)
+    ends: list[object] = []
+
+    def call() -> None:
+        turn.late = threading.get_ident()
+        try:
+            late = LATE_CALLS[name](task, ref)
+            if isinstance(late, ray.ObjectRef):
+                ray.get(late, timeout=LIMIT_S)
+            ends.append("fine")
+        except BaseException as error:
+            ends.append(error)
+        turn.has_come.set()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert turn.has_come.wait(LIMIT_S)
+    ray.shutdown()
+    turn.may_go.set()
+    thread.join(2 * LIMIT_S)
+    assert not thread.is_alive()
+    if name not in ("cancel", "put"):
+        assert isinstance(ends[0], EngineClosedError), ends
+    else:
+        assert ends[0] == "fine" or isinstance(ends[0], EngineClosedError), ends
 
 
 def test_shutdown_in_a_task_does_nothing(tmp_path: Path) -> None:
@@ -323,7 +399,8 @@ def test_a_session_ends_while_its_workers_start() -> None:
         refs = [ray.remote(double).remote(i) for i in range(100)]
         ray.shutdown()
         with pytest.raises(EngineClosedError):
-            ray.get(refs, timeout=LIMIT_S)
+            ray.get(refs, timeout=LIMIT_S)  # which begins the next session by itself
+        ray.shutdown()
     del refs
     gc.collect()
     assert find_leaks(before) == []

@@ -115,8 +115,8 @@ def test_tasks_that_wait_for_tasks_of_their_own_batch(num_cpus: int) -> None:
         assert ray.get(refs[::-1], timeout=LIMIT_S) == [1] * 101
 
 
-def test_tasks_that_wait_for_tasks_submitted_after_them(num_cpus: int, tmp_path: Path) -> None:
-    """Each waits for a later one, by way of a file's appearance in a parent that submits both."""
+def test_two_children_that_share_the_cpu_that_their_parent_lends(num_cpus: int, tmp_path: Path) -> None:
+    """Half a CPU each, and they meet: the parent's CPU has room for both while it waits."""
     fifo = str(tmp_path / "meeting")
     os.mkfifo(fifo)
 
@@ -298,17 +298,36 @@ def test_get_in_a_task_gives_up_after_its_timeout(num_cpus: int, tmp_path: Path)
             ray.get(ref, timeout=0.05)
         except GetTimeoutError:
             first = "too late"
-        return first, type(ref).__name__ and ray.get(opened.remote()) + ray.get(ref)
+        return first, ray.get(opens.remote()) + ray.get(ref)
 
-    @ray.remote
-    def opened() -> str:
+    @ray.remote(num_cpus=0)  # the child that outlives the timeout may hold the only CPU
+    def opens() -> str:
         Path(fifo).write_text("held")
         return "opened "
 
-    if num_cpus == 1:
-        # The child that outlives the timeout holds the only CPU: let the opener do without one.
-        opened = opened.options(num_cpus=0)
     assert ray.get(parent.remote(), timeout=LIMIT_S) == ("too late", "opened held")
+
+
+def test_wait_in_a_task_returns_at_the_first(num_cpus: int, tmp_path: Path) -> None:
+    fifo = str(tmp_path / "gate")
+    os.mkfifo(fifo)
+
+    @ray.remote(num_cpus=0.5)
+    def held() -> str:
+        return Path(fifo).read_text()
+
+    @ray.remote(num_cpus=0.5)
+    def quick() -> str:
+        return "quick"
+
+    @ray.remote
+    def parent() -> tuple[str, int, str]:
+        refs = [held.remote(), quick.remote()]
+        ready, rest = ray.wait(refs)
+        Path(fifo).write_text("held")
+        return ray.get(ready[0]), len(rest), ray.get(rest[0])
+
+    assert ray.get(parent.remote(), timeout=LIMIT_S) == ("quick", 1, "held")
 
 
 # --- much at once -------------------------------------------------------------------------------------------
@@ -369,5 +388,7 @@ def test_a_driver_that_pauses_in_the_middle_of_an_answer(num_cpus: int) -> None:
     """Suspended, swapped out, or in a C call that keeps the GIL: the task's `get` waits for the rest."""
     if num_cpus == 1:
         ray.shutdown()
-        result = run_script(PAUSED_DRIVER, timeout=LIMIT_S, env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        result = run_script(
+            PAUSED_DRIVER, timeout=LIMIT_S, env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        )
         assert (result.stdout, result.returncode) == ("True\n", 0), result.stderr

@@ -134,6 +134,29 @@ threading.Thread(target=work).start()
     assert result.returncode == 0
 
 
+def test_a_thread_in_get_is_waited_for_as_python_does() -> None:
+    """It waits for a task that ends only after the main thread has."""
+    source = """
+import os, threading
+import grainwise as ray
+
+os.mkfifo("gate")
+gated = ray.remote(lambda path: open(path).read())
+ray.init(num_cpus=2)
+ref = gated.remote(os.path.abspath("gate"))
+
+def open_gate():
+    threading.main_thread().join()
+    with open("gate", "w") as file:
+        file.write("opened")
+
+threading.Thread(target=open_gate).start()
+threading.Thread(target=lambda: print(ray.get(ref, timeout=30))).start()
+"""
+    result = run_to_the_end(source)
+    assert (result.stdout, result.stderr, result.returncode) == ("opened\n", "", 0)
+
+
 def test_an_engine_started_by_a_thread_that_outlives_the_main_thread() -> None:
     source = """
 import threading

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import grainwise as ray
-from grainwise.errors import WorkerCrashedError
+from grainwise.errors import WorkerCrashedError, WorkerStartError
 
 from .full_pool import LIMIT_S, RunLog, assert_pool_is_full
 
@@ -136,6 +136,93 @@ def test_all_workers_killed_while_idle(tmp_path: Path) -> None:
     assert_pool_is_full(tmp_path)
 
 
+@pytest.mark.parametrize("num_returns", [0, 1, 3])
+def test_a_killed_task_of_several_results(num_returns: int, tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+
+    @ray.remote(num_returns=num_returns, max_retries=1)
+    def task(runs_to_die: int) -> object:
+        log.note(runs_to_die)
+        if log.runs().count(str(runs_to_die)) <= runs_to_die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 7 if num_returns == 1 else list(range(num_returns))
+
+    lucky, unlucky = task.remote(1), task.remote(2)
+    if num_returns == 1:
+        assert ray.get(lucky, timeout=LIMIT_S) == 7
+    elif num_returns == 3:
+        assert ray.get(lucky, timeout=LIMIT_S) == [0, 1, 2]
+    for ref in [unlucky] if num_returns == 1 else unlucky or []:
+        with pytest.raises(WorkerCrashedError):
+            ray.get(ref, timeout=LIMIT_S)
+    assert_pool_is_full(tmp_path)
+    while len(log.runs()) < 4:  # nobody waits for a task without results
+        time.sleep(0.01)
+    assert sorted(log.runs()) == ["1", "1", "2", "2"]
+
+
+def test_what_a_worker_has_made_outlives_it(tmp_path: Path) -> None:
+    """Results and stored objects of a dead worker stay readable, by the program and by other tasks."""
+    np = pytest.importorskip("numpy")
+
+    @ray.remote
+    def make(i: int) -> object:
+        return np.full(300_000, i), ray.put(np.full(300_000, -i)), os.getpid()
+
+    @ray.remote
+    def add(made: tuple[object, ray.ObjectRef[object], int]) -> int:
+        whole, stored, _ = made
+        return int((whole + 2 * ray.get(stored)).sum())
+
+    refs = [make.remote(i) for i in range(4)]
+    pids = {ray.get(ref, timeout=LIMIT_S)[2] for ref in refs}
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        await_end(pid)
+    assert_pool_is_full(tmp_path)
+    for i, ref in enumerate(refs):
+        whole, stored, _ = ray.get(ref, timeout=LIMIT_S)
+        assert (whole == i).all()
+        assert (ray.get(stored, timeout=LIMIT_S) == -i).all()
+        del whole
+    assert ray.get([add.remote(ref) for ref in refs], timeout=LIMIT_S) == [-300_000 * i for i in range(4)]
+
+
+def test_many_deaths_in_one_session_hold_no_descriptors(tmp_path: Path) -> None:
+    die = ray.remote(max_retries=0)(lambda _: os._exit(3))
+
+    def let_die(count: int) -> None:
+        refs = [die.remote(i) for i in range(count)]
+        ray.wait(refs, num_returns=count, timeout=LIMIT_S)
+
+    let_die(4)
+    assert_pool_is_full(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    let_die(40)
+    assert_pool_is_full(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_interpreter_is_gone_when_the_parent_of_all_workers_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can fork workers any more: everybody who waits is told, and when it can be done again, it is."""
+    parent = ray.get(ray.remote(os.getppid).remote(), timeout=LIMIT_S)
+    monkeypatch.setattr(sys, "executable", "/does/not/exist")
+    os.kill(parent, signal.SIGKILL)
+    await_end(parent)
+    work = ray.remote(lambda x: x)
+    refs = [work.remote(i) for i in range(20)]
+    future = refs[-1].future()
+    for ref in refs:
+        with pytest.raises(WorkerStartError, match="/does/not/exist"):
+            ray.get(ref, timeout=LIMIT_S)
+    with pytest.raises(WorkerStartError):
+        future.result(timeout=LIMIT_S)
+    monkeypatch.undo()
+    assert_pool_is_full(tmp_path)
+
+
 def test_the_parent_of_all_workers_killed(tmp_path: Path) -> None:
     """The process that forks workers is killed, and they with it: another one takes over."""
     log = RunLog(tmp_path)
@@ -174,6 +261,7 @@ CRASHES: dict[str, tuple[Callable[[], object], signal.Signals]] = {
     "abort": (os.abort, signal.SIGABRT),
     "truncated mapping": (touch_a_truncated_file, signal.SIGBUS),
     "illegal instruction": (lambda: signal.raise_signal(signal.SIGILL), signal.SIGILL),
+    "its whole process group": (lambda: os.kill(0, signal.SIGABRT), signal.SIGABRT),
     "division in C": (lambda: signal.raise_signal(signal.SIGFPE), signal.SIGFPE),
     "stack overflow in C": (lambda: faulthandler._stack_overflow(), signal.SIGSEGV),  # type: ignore[attr-defined]
 }
@@ -378,7 +466,20 @@ def test_a_worker_that_dies_after_the_function_has_returned(tmp_path: Path) -> N
     assert len(log.runs()) == 1
 
 
-def test_the_program_ignores_a_broken_pipe_only_if_it_wants_to(tmp_path: Path) -> None:
+def test_a_task_that_closes_every_descriptor(tmp_path: Path) -> None:
+    """As code that makes a daemon of its process does. The worker can't report any more."""
+
+    @ray.remote(max_retries=0)
+    def task() -> int:
+        os.closerange(3, 1024)
+        return 1
+
+    with pytest.raises(WorkerCrashedError, match="task"):
+        ray.get(task.remote(), timeout=LIMIT_S)
+    assert_pool_is_full(tmp_path)
+
+
+def test_a_program_that_a_broken_pipe_would_end(tmp_path: Path) -> None:
     """A program with SIGPIPE at its default, as many have for `| head`, survives the death of a worker."""
     previous = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:

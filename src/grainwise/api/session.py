@@ -65,9 +65,12 @@ def shutdown() -> None:
     end = getattr(engine, "shutdown", None)
     if end is None:
         return  # there is no session, or we are inside a task of one
-    end()
-    if current.current() is engine:
-        current.install(None)
+    from ..engine.turn import Deferral
+
+    with Deferral():
+        end()
+        if current.current() is engine:
+            current.install(None)
 
 
 def is_initialized() -> bool:
@@ -97,11 +100,20 @@ def engine() -> EngineLike:
 
 def _start(settings: Any) -> EngineLike:
     from ..engine.driver import Engine
+    from ..engine.turn import Deferral
 
-    started = Engine(settings)
-    current.install(started)
-    _add_exit_hooks()
+    with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
+        started = Engine(settings)
+        current.install(started)
+        _add_exit_hooks()
     return started
+
+
+def _shutdown_at_exit() -> None:
+    engine: Any = current.current()
+    if engine is not None and hasattr(engine, "is_exiting"):
+        engine.is_exiting = True
+    shutdown()
 
 
 def _add_exit_hooks() -> None:
@@ -110,16 +122,9 @@ def _add_exit_hooks() -> None:
         return
     _has_exit_hooks = True
     import atexit
-    import threading
 
-    # Before the interpreter waits for non-daemon threads where that hook exists, else at exit.
-    register = getattr(threading, "_register_atexit", None)
-    if register is not None:
-        try:
-            register(shutdown)
-        except RuntimeError:
-            pass
-    atexit.register(shutdown)
+    # Last in, first out: handlers that the program registers later, and its non-daemon threads, still work.
+    atexit.register(_shutdown_at_exit)
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 

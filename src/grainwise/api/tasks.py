@@ -142,7 +142,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             )
 
         def unbind(self):
-            """Look for an engine again at the next call: the one that this function was bound to has ended."""
+            """Look for an engine again at the next call: the one it was bound to has ended."""
             self._exportable.is_exported = False
             self.remote = _unbound(self)
 
@@ -174,9 +174,11 @@ def _unbound(owner: Any) -> Any:
 
     Bound, `f.remote` is the engine's own closure: no attribute of ours stands between a call and its append.
     """
+    is_bound = False
 
     def remote(*args: Any, **kwargs: Any) -> Any:
-        if owner.remote is not remote:  # someone kept this one: bind once, not at each of its calls
+        nonlocal is_bound
+        if is_bound:  # somebody kept this one
             return owner.remote(*args, **kwargs)
         running = engine()
         bound = _describe(running.bind(owner._exportable, owner._options), owner)
@@ -184,6 +186,7 @@ def _unbound(owner: Any) -> Any:
         if note_bound is not None:
             note_bound(owner)
         owner.remote = bound
+        is_bound = True
         return bound(*args, **kwargs)
 
     return _describe(remote, owner)

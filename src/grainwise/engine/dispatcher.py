@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from time import perf_counter
 
-from ..errors import WorkerStartError
+from ..errors import GrainwiseError, WorkerStartError
 from ..grain.policy import Policy, Progress
 from . import control, crash
 from .batches import SentBatch
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 INLINE_BATCH_BYTES = 1 << 20
 """Arguments that travel inline with one batch."""
 NO_LIMIT = (1 << 63) - 1
+BLOCK_S = 50e-6
+"""Estimated work of the first sub-block that a worker claims of a batch."""
 
 
 class Dispatcher:
@@ -83,7 +85,7 @@ class Dispatcher:
                     policy.ready(spec.number, 0)
                     if spec.open:  # a submitter was quicker than the line above
                         active[spec] = None
-        if waiting and self.num_sent and not active:
+        if waiting and self.num_sent:
             self.rebalance()
 
     def _send(self, number: int, spec: TaskSpec, count: int) -> None:
@@ -103,11 +105,14 @@ class Dispatcher:
             return
         try:
             self.send_batch(handle, spec, refs)
-        except Exception as error:  # a value of an earlier session, our bug: no worker may seem busy for ever
+        except BaseException as error:  # no worker may seem busy for ever
             self.policy.returned(number, spec.number, len(refs))
             self.policy.ended(number)
+            if not isinstance(error, GrainwiseError):
+                self.queue_first(spec, refs)  # a signal handler of the program's raised, or a bug of ours
+                raise
             for ref in refs:
-                self.engine.results.fail(ref, crash.internal(error))
+                self.engine.results.fail(ref, error)  # such as a value of an earlier session
 
     def _start(self, number: int) -> WorkerHandle | None:
         """Start a worker; one that can't be started counts as one that failed to."""
@@ -156,11 +161,17 @@ class Dispatcher:
         values = [ref._value for ref in refs]
         if spec.has_calls:
             lend = self.engine.borders.lender(handle)
+            for value in values:
+                if value.__class__ is Call:
+                    value.where = (handle.uid, seq)
             values = [value.wire(lend) if value.__class__ is Call else value for value in values]
         if not spec.max_retries:
             flags |= EACH
-        mean_s = self.policy.estimates.mean_s(spec.number)
-        hint = 1 if mean_s is None else max(1, int(50e-6 / max(mean_s, 1e-8)))
+        estimates = self.policy.estimates
+        mean_s = estimates.mean_s(spec.number)
+        hint = 1
+        if mean_s is not None:  # one quick sample must not bind a thousand slow ones: the worker grows it
+            hint = max(1, min(int(BLOCK_S / max(mean_s, 1e-8)), 4 * estimates.largest_batch(spec.number)))
         self.post(handle, (RUN, seq, function.id, hint, flags, values, spec.num_returns, spec.name))
         handle.next_seq = seq + 1
         if not handle.batches:

@@ -74,6 +74,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.is_closed = False
+        self.is_exiting = False
         self.counters = Counters()
         self.turn = Turn()
         self.leadership = Leadership(self._pump, self.run_callbacks)
@@ -293,6 +294,8 @@ class Engine:
 
     def _still_open(self, is_done: Callable[[], bool]) -> bool:
         if not is_done():
+            if self.is_exiting:
+                _freeze_daemon()
             self.check_open()
         return True
 
@@ -452,6 +455,16 @@ class _PutSink:
 
     def intern(self, parts: Sequence[memoryview], value: object) -> Any:
         return self._store.put(parts)
+
+
+def _freeze_daemon() -> None:
+    """At the end of the program daemon threads stop where they are, silently, as Python has it."""
+    import threading
+
+    if threading.current_thread().daemon:
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
 
 
 def _pipe() -> tuple[int, int]:

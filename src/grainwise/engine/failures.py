@@ -85,6 +85,8 @@ def pack_or_name(value: object, sink: Any, *, what: str, name: str, task_name: s
         from ..objects.culprit import describe, find_culprit
 
         culprit = find_culprit(value, name=name)
+        if culprit is None and _travels(value) is not None:
+            raise  # nothing is wrong with it: a signal handler of the program's raised in the middle
         reason = (
             describe(culprit)
             if culprit is not None

@@ -164,13 +164,13 @@ class Inside:
             return function(*args[:first], **dict(zip(names, args[first:])))
         return function(*args)
 
-    def pack_result(self, value: object) -> tuple[Any, ...]:
+    def pack_result(self, value: object) -> Any:
         """Return the wire of a result that is not an atom.
 
         Raises:
             SerializationError: names what in it can't be pickled.
         """
-        return self._wire(self._pack(value, "result", "result"))  # type: ignore[no-any-return]
+        return self._wire(self._pack(value, "result", "result"))
 
     def pack_results(self, num_returns: int) -> Callable[[Any], tuple[Any, ...]]:
         """Return what packs the value of a task with several results."""
@@ -397,7 +397,8 @@ class Inside:
             self.is_waiting = True
         try:
             self._send_open()
-            worker.send((WANT, token, list(missing), count, item, is_main))
+            must_wait = timeout_s is None and count == len(missing)
+            worker.send((WANT, token, list(missing), count, item, is_main, must_wait))
             deadline = None if timeout_s is None else monotonic() + timeout_s
             while not answer.is_there:
                 left = SLICE_S if deadline is None else min(SLICE_S, deadline - monotonic())

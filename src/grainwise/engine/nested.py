@@ -9,6 +9,8 @@ Never in place: tasks that once killed a worker, and anything on top of a task t
 
 from __future__ import annotations
 
+from collections import deque
+
 from ..errors import TaskCancelledError
 from ..objects.codec import ERROR_WIRE, PACKED_WIRE, loads, serialize
 from ..objects.ref import FAILED, PACKED, READY, ObjectRef
@@ -19,12 +21,14 @@ from .tasks import CANCEL_REF, EACH, IN_PLACE, PUT, SUBMIT, UNWANT, VALUES, WANT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from .batches import SentBatch
     from .driver import Engine
     from .pool import WorkerHandle
 
+MAX_LOOKS = 256
 IN_PLACE_S = 2e-3
 """Estimated work that a blocked worker is sent at once."""
 
@@ -34,10 +38,11 @@ class Wait:
 
     Attributes:
         seq: the batch of the blocked task, 0 when it is a thread of its own that waits.
+        needs_all: it can't go on without every one of them, so running one in place costs it nothing.
         is_foreign: it is a thread that belongs to a task, but not the one that runs it.
     """
 
-    __slots__ = ("count", "handle", "is_foreign", "is_over", "refs", "seq", "token")
+    __slots__ = ("count", "handle", "is_foreign", "is_over", "needs_all", "refs", "seq", "token")
 
     def __init__(
         self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int
@@ -48,6 +53,7 @@ class Wait:
         self.count = count
         self.seq = seq
         self.is_foreign = False
+        self.needs_all = False
         self.is_over = False
 
     def is_satisfied(self) -> bool:
@@ -65,6 +71,9 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
         for spec, ref in reversed(ready):
             spec.open.appendleft(ref)
             engine.dispatcher.active[spec] = None
+        for blocked in list(engine.pool.workers.values()):
+            if blocked.stack:
+                offer(engine, blocked)
     elif kind == WANT:
         _want(engine, handle, *message[1:])
     elif kind == UNWANT:
@@ -140,11 +149,12 @@ def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None
 
 def _want(
     engine: Engine, handle: WorkerHandle, token: int, identities: list[int], count: int,
-    item: tuple[int, int] | None, is_main: bool,
+    item: tuple[int, int] | None, is_main: bool, must_wait: bool,
 ) -> None:  # fmt: skip
     """A thread of a worker waits for refs; `item` is the task it belongs to, if it belongs to one."""
     refs = [engine.borders.refs[identity] for identity in identities]
     wait = Wait(handle, token, refs, count, item[0] if item and is_main else 0)
+    wait.needs_all = must_wait
     if item is not None and is_main:
         _give_back(engine, handle, *item)
     if wait.is_satisfied():
@@ -257,12 +267,14 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
         return
     top = handle.stack[-1]
     wait = next(wait for wait in handle.waits.values() if wait.seq == top)
+    if not wait.needs_all:
+        return
     lent_cpus = handle.batches[top].spec.num_cpus
     chosen: list[ObjectRef[Any]] = []
     spec: TaskSpec | None = None
     room = 1
-    for ref in wait.refs:
-        if not _is_offerable(engine, handle, ref) or ref._state.num_cpus > lent_cpus:
+    for ref in _unstarted(engine, wait):
+        if not _is_offerable(engine, ref) or ref._state.num_cpus != lent_cpus:
             continue
         if spec is None:
             spec = first = ref._state
@@ -283,17 +295,40 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
     engine.dispatcher.send_batch(handle, spec, chosen, IN_PLACE)
 
 
-def _is_offerable(engine: Engine, handle: WorkerHandle, ref: ObjectRef[Any]) -> bool:
+def _unstarted(engine: Engine, wait: Wait) -> Iterator[ObjectRef[Any]]:
+    """Yield un-started tasks that a wait can't end without: what it waits for, then what those submitted.
+
+    Descendants too, because a worker whose last own child runs elsewhere would otherwise stand idle while a
+    new process is started (leapfrogging, Wagner and Calder 1993).
+    """
+    queue = deque(wait.refs)
+    for _ in range(MAX_LOOKS):
+        if not queue:
+            return
+        ref = queue.popleft()
+        call = ref._value
+        if ref._state.__class__ is int or call.__class__ is not Call:
+            continue
+        if not call.is_sent:
+            yield ref
+        elif call.where is not None:
+            handle = engine.pool.workers.get(call.where[0])
+            batch = handle.batches.get(call.where[1]) if handle is not None else None
+            if batch is not None and batch.children:
+                try:
+                    queue.extend(batch.children.get(batch.refs.index(ref, batch.base), ()))
+                except ValueError:
+                    continue
+
+
+def _is_offerable(engine: Engine, ref: ObjectRef[Any]) -> bool:
     spec, call = ref._state, ref._value
     return (
         spec.__class__ is TaskSpec
-        and call.__class__ is Call
-        and not call.is_sent
         and not call.wants
         and spec.num_returns == 1
         and not spec.has_killed
         and call.parent is not None
-        and call.parent[0] == handle.uid
     )
 
 

@@ -132,6 +132,7 @@ class Pool:
         self.num_start_failures = 0
         """In a row; the first worker that comes up resets it."""
         self._template_pid = 0
+        self._has_forked = False
         self._template_error_fd = -1
         self._partial = b""
         self._control: socket.socket | None = None
@@ -239,6 +240,7 @@ class Pool:
         handle.channel = Channel(near, blocking=False)
         handle.fd_socket = near_side
         fds = [far.fileno(), far_side.fileno(), handle.output_fd, handle.error_fd, handle.crash_fd]
+        self._has_forked = True
         self._send_to_template(template.MESSAGE.pack(template.FORK, uid, slot, 0), fds)
         far.close()
         far_side.close()
@@ -297,6 +299,8 @@ class Pool:
             self.poller.unregister(self.template_fd)
             self._control.close()  # the template kills what is left and ends
             self._control = None
+            if not self._has_forked and self._template_pid:
+                os.kill(self._template_pid, 9)  # nothing depends on it yet: don't wait for it to boot
         for handle in list(self.workers.values()):
             handle.channel.close()
             handle.fd_socket.close()

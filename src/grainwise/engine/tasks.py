@@ -127,10 +127,10 @@ class Call:
         outs: the refs of the results when there are several.
         nbytes: what travels inline.
         parent: the worker's uid, batch and index whose task submitted this, for `cancel(recursive=True)`.
-        is_sent: it has left the queue.
+        is_sent: it has left the queue; where: the worker's uid and the batch that it went with.
     """
 
-    __slots__ = ("args", "is_sent", "kw_names", "nbytes", "outs", "parent", "wants")
+    __slots__ = ("args", "is_sent", "kw_names", "nbytes", "outs", "parent", "wants", "where")
 
     def __init__(self, args: tuple[Any, ...], kw_names: tuple[str, ...], nbytes: int) -> None:
         self.args = args
@@ -139,6 +139,7 @@ class Call:
         self.outs: tuple[ObjectRef[Any], ...] | None = None
         self.parent: tuple[int, int, int] | None = None
         self.is_sent = False
+        self.where: tuple[int, int] | None = None
         self.wants = 0  # arguments that are not there yet
 
     def dependencies(self) -> list[ObjectRef[Any]]:

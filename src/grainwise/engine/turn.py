@@ -76,9 +76,19 @@ class Turn:
         """Take over Ctrl-C from Python's default handler; a handler of the user's own is left alone."""
         if _thread.get_ident() != self._main_ident or self._handler is not None:
             return
-        if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        before = _signal.getsignal(_signal.SIGINT)
+        deferral = getattr(before, "__self__", None)
+        if before is _signal.default_int_handler:
             self._handler = self._on_interrupt
             _signal.signal(_signal.SIGINT, self._handler)
+        elif isinstance(deferral, Deferral):
+            self._handler = self._on_interrupt
+            deferral.hand_over(self._handler)
+
+    @property
+    def is_shielding(self) -> bool:
+        """Say whether Ctrl-C is in our hands."""
+        return self._handler is not None
 
     def unshield(self) -> None:
         """Give Ctrl-C back."""
@@ -95,6 +105,46 @@ class Turn:
             _signal.default_int_handler(number, frame)
 
 
+class Deferral:
+    """Keeps Ctrl-C waiting while something is started or ended that must not be left half done.
+
+    For the main thread and Python's own (or our) handler only; a handler of the user's is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._before: Any = None
+        self._is_interrupted = False
+
+    def __enter__(self) -> None:
+        if _thread.get_ident() != _main_thread_ident():
+            return
+        before = _signal.getsignal(_signal.SIGINT)
+        owner = getattr(before, "__self__", None)
+        if before is _signal.default_int_handler or isinstance(owner, Turn):
+            self._before = before
+            _signal.signal(_signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        before, self._before = self._before, None
+        if before is None:
+            return
+        now = _signal.getsignal(_signal.SIGINT)
+        if now == self._note:
+            # A Turn that was closed meanwhile has no handler to give back to.
+            owner = getattr(before, "__self__", None)
+            is_stale = isinstance(owner, Turn) and not owner.is_shielding
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler if is_stale else before)
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+
+    def hand_over(self, handler: Any) -> None:
+        """Have this handler installed in the end."""
+        self._before = handler
+
+    def _note(self, *_: object) -> None:
+        self._is_interrupted = True
+
+
 class Leadership:
     """Lets one waiting thread read for all. `pump(timeout_s)` is what the leader calls again and again.
 
@@ -105,6 +155,7 @@ class Leadership:
         self._pump = pump
         self._after = after
         self._lead = _thread.allocate_lock()
+        self._leader = 0
         self._followers: deque[Any] = deque()
         self.rounds = 0
 
@@ -121,12 +172,20 @@ class Leadership:
 
     def round(self, timeout_s: float) -> bool:
         """Pump once if nobody else does; false if somebody does."""
+        me = _thread.get_ident()
+        if self._leader == me:  # a signal handler or finalizer on top of our own poll
+            self._pump(timeout_s)
+            self.rounds += 1
+            self._after()
+            return True
         if not self._lead.acquire(False):
             return False
         try:
+            self._leader = me
             self._pump(timeout_s)
             self.rounds += 1
         finally:
+            self._leader = 0
             self._lead.release()
             if self._followers:
                 self.wake()

@@ -378,6 +378,7 @@ class Worker:
                 start, results = batch.sent, batch.results
                 end = len(results)
                 if end == start and stopped < 0:
+                    self.inside.ship()
                     return
                 values = results[start:end]
                 results[start:end] = [None] * (end - start)

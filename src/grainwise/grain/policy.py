@@ -178,8 +178,8 @@ class Policy:
         if known is None:
             return
         known.sends -= 1
-        if known.sends == 0:
-            self._occupy(known, 0.0)
+        left = (self._keys[name].cpus for name in known.held) if known.sends else ()
+        self._occupy(known, max(left, default=0.0))
 
     def blocked(self, worker: int) -> None:
         """Note that a worker's task waits for others: it lends its CPUs."""
@@ -272,27 +272,36 @@ class Policy:
 
         Nothing is taken while something is ready or no worker is free.
         """
-        if self._turn or not progress:
+        if not progress:
             return []
-        free = self._num_free()
+        room = self.num_cpus - self._cpus_in_use
+        slots = self._num_idle() + self._num_unborn()
+        slots_without_cpu = MAX_EXTRA_WORKERS - self._num_without_cpu()
         takes: list[TakeBack] = []
         victims = sorted(progress.items(), key=lambda item: -self._rest_s(item[0], item[1].unstarted))
         for worker, seen in victims:
             known = self._workers.get(worker)
-            if free <= 0:
+            if slots <= 0:
                 break
-            if known is None or not seen.unstarted:
+            if known is None or not seen.unstarted or not known.held:
                 continue
+            need = min(self._keys[name].cpus for name in known.held)
+            if need > room + EPSILON or (not need and slots_without_cpu <= 0):
+                continue  # nobody could run it: what is ready now is so because it needs more, too
             mean_s = self._mean_held_s(known)
+            has_begun = sum(known.held.values()) > seen.unstarted
+            spare = seen.unstarted if has_begun else seen.unstarted - 1
             is_late = known.is_blocked or seen.running_s > 2 * mean_s + 4 * self.costs.round_trip_s
-            worth_s = (seen.unstarted + 1) // 2 * mean_s
+            worth_s = (spare + 1) // 2 * mean_s
             if is_late and seen.running_s > self.floor_s:
                 takes.append(TakeBack(worker, seen.unstarted))
             elif worth_s >= 2 * (2 * self.costs.round_trip_s + 2 * self.costs.message_s):
-                takes.append(TakeBack(worker, (seen.unstarted + 1) // 2))
+                takes.append(TakeBack(worker, (spare + 1) // 2))
             else:
                 continue
-            free -= 1
+            slots -= 1
+            slots_without_cpu -= not need
+            room -= need
         return takes
 
     # -- inside ----------------------------------------------------------------------------------------
@@ -317,8 +326,7 @@ class Policy:
 
     def _take_new(self, waiting: bool) -> Send | None:
         """Choose a batch for a worker that does not exist yet, when CPUs are free for it."""
-        blocked = sum(1 for known in self._workers.values() if known.is_blocked)
-        if len(self._workers) - blocked >= int(self.num_cpus) + MAX_EXTRA_WORKERS:
+        if self._num_unborn() <= 0:
             return None
         worker = self._next_worker
         known = self._workers[worker] = _Worker()
@@ -331,7 +339,9 @@ class Policy:
 
     def _fits(self, known: _Worker, key: _Key) -> bool:
         if known.sends:
-            return key.cpus <= known.cpus + EPSILON
+            return key.cpus <= known.cpus + EPSILON and (key.cpus > 0) == (known.cpus > 0)
+        if not key.cpus:
+            return self._num_without_cpu() < MAX_EXTRA_WORKERS  # they must leave room for the others
         return self._cpus_in_use + key.cpus <= self.num_cpus + EPSILON
 
     def _size(self, name: Hashable, key: _Key, is_idle: bool, waiting: bool) -> int:
@@ -407,7 +417,13 @@ class Policy:
         known = self._workers.get(worker)
         return unstarted * self._mean_held_s(known) if known else 0.0
 
-    def _num_free(self) -> int:
-        idle = sum(1 for known in self._workers.values() if not known.sends and not known.is_blocked)
-        room = int(self.num_cpus - self._cpus_in_use + EPSILON)
-        return max(0, min(room, idle + room))
+    def _num_idle(self) -> int:
+        return sum(1 for known in self._workers.values() if not known.sends and not known.is_blocked)
+
+    def _num_without_cpu(self) -> int:
+        return sum(1 for w in self._workers.values() if w.sends and not w.cpus and not w.is_blocked)
+
+    def _num_unborn(self) -> int:
+        """Return how many workers may still be started."""
+        awake = sum(1 for known in self._workers.values() if not known.is_blocked)
+        return int(self.num_cpus) + 2 * MAX_EXTRA_WORKERS - awake

@@ -1,0 +1,473 @@
+"""Ctrl-C and other signals: the program gets its exception at once, and the engine is usable or cleanly gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..leaks import Script, assert_nothing_left, run_script, start_script
+from .full_pool import LIMIT_S
+from .signposts import Sign
+
+PRELUDE = """
+import os, signal, sys, threading, time
+import grainwise as ray
+
+def up(name, text=""):
+    with open(name + ".draft", "w") as file:
+        file.write(str(text))
+    os.rename(name + ".draft", name)
+
+def wait_for(name, limit_s=60):
+    deadline = time.monotonic() + limit_s
+    while not os.path.exists(name):
+        if time.monotonic() > deadline:
+            raise TimeoutError(name)
+        time.sleep(0.002)
+
+@ray.remote
+def double(x):
+    return 2 * x
+
+@ray.remote
+def hold(begun, gate):
+    up(begun)
+    wait_for(gate)
+    return "held"
+
+def check_engine():
+    assert ray.get([double.remote(i) for i in range(500)], timeout=60) == [2 * i for i in range(500)]
+
+ray.init(num_cpus=2)
+"""
+
+
+def interrupt(script: Script) -> None:
+    """Ctrl-C as a program gets it that is alone in its group."""
+    os.kill(script.pid, signal.SIGINT)
+
+
+def interrupt_group(script: Script) -> None:
+    """Ctrl-C as a terminal sends it: to every process of the group."""
+    os.killpg(script.pid, signal.SIGINT)
+
+
+both_ways = pytest.mark.parametrize("press", [interrupt, interrupt_group])
+
+
+def finish_cleanly(script: Script, stdout: str) -> None:
+    result = script.finish(LIMIT_S)
+    assert (result.stdout, result.stderr, result.returncode) == (stdout, "", 0)
+    assert_nothing_left(result.mark)
+
+
+# --- caught: the engine goes on -----------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "wait", ["ray.get(ref)", "ray.wait([ref])", "ray.get([ref] * 3, timeout=1000)", "ref.future().result()"]
+)
+def test_a_waiting_program_is_interrupted_and_goes_on(wait: str, press: Callable[[Script], None]) -> None:
+    script = start_script(
+        PRELUDE
+        + f"""
+ref = hold.remote("begun", "gate")
+try:
+    {wait}
+except KeyboardInterrupt:
+    print("interrupted")
+check_engine()
+up("gate")
+print(ray.get(ref, timeout=60))  # the task itself went on
+"""
+    )
+    Sign(script.folder / "begun").wait()
+    press(script)
+    finish_cleanly(script, "interrupted\nheld\n")
+
+
+def test_a_submitting_program_is_interrupted_and_loses_no_task() -> None:
+    script = start_script(
+        PRELUDE
+        + """
+refs = []
+try:
+    while True:
+        refs.append(double.remote(len(refs)))
+        if len(refs) == 5_000:
+            up("begun")
+except KeyboardInterrupt:
+    print("interrupted")
+assert ray.get(refs, timeout=60) == [2 * i for i in range(len(refs))]
+check_engine()
+"""
+    )
+    Sign(script.folder / "begun").wait()
+    interrupt(script)
+    finish_cleanly(script, "interrupted\n")
+
+
+def test_two_hundred_interrupts_at_any_moment_lose_nothing() -> None:
+    """In the middle of submitting, sending, receiving and unpickling; every task still has its result."""
+    script = start_script(
+        PRELUDE
+        + """
+import random
+
+hurry = random.Random(0)
+armed = threading.Semaphore(0)
+is_over = False
+
+def press():
+    while True:
+        armed.acquire()
+        if is_over:
+            return
+        end = time.perf_counter() + hurry.random() * 0.003
+        while time.perf_counter() < end:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+presser = threading.Thread(target=press)
+presser.start()
+count = 0
+everything = []
+while count < 200:
+    refs = []
+    try:
+        armed.release()
+        while True:
+            for i in range(20):
+                refs.append(None)
+                refs[-1] = double.remote([i])
+            ray.get([ref for ref in refs[-20:] if ref is not None])
+    except KeyboardInterrupt:
+        count += 1
+    everything += [(ref, i % 20) for i, ref in enumerate(refs) if ref is not None]
+is_over = True
+armed.release()
+presser.join()
+values = ray.get([ref for ref, _ in everything], timeout=60)
+assert values == [[i, i] for _, i in everything]
+check_engine()
+print("fine")
+"""
+    )
+    finish_cleanly(script, "fine\n")
+
+
+def test_an_interrupt_inside_a_nested_wait_reaches_the_program_only() -> None:
+    script = start_script(
+        PRELUDE
+        + """
+@ray.remote
+def parent():
+    return ray.get(hold.remote("begun", "gate"))
+
+ref = parent.remote()
+try:
+    ray.get(ref)
+except KeyboardInterrupt:
+    print("interrupted")
+up("gate")
+print(ray.get(ref, timeout=60))
+"""
+    )
+    Sign(script.folder / "begun").wait()
+    interrupt_group(script)
+    finish_cleanly(script, "interrupted\nheld\n")
+
+
+# --- not caught: the program ends ---------------------------------------------------------------------------
+
+
+@both_ways
+def test_an_uncaught_interrupt_ends_the_program_with_one_traceback(press: Callable[[Script], None]) -> None:
+    script = start_script(
+        PRELUDE
+        + """
+refs = [hold.remote("begun", "gate")] + [double.remote(i) for i in range(100)]
+ray.get(refs)
+"""
+    )
+    Sign(script.folder / "begun").wait()
+    press(script)
+    result = script.finish(LIMIT_S)
+    assert result.returncode == -signal.SIGINT
+    assert result.stderr.count("Traceback") == 1, result.stderr
+    assert result.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert_nothing_left(result.mark)
+
+
+def test_pressing_again_and_again_still_ends_it_cleanly() -> None:
+    """Impatient users press Ctrl-C until the prompt is back."""
+    script = start_script(PRELUDE + 'ray.get([hold.remote("begun", "gate"), hold.remote("begun", "gate")])')
+    Sign(script.folder / "begun").wait()
+    interrupt_group(script)
+    while script.poll() is None:
+        interrupt_group(script)
+        os.sched_yield()
+    result = script.finish(LIMIT_S)
+    assert result.returncode != 0
+    assert "Fatal Python error" not in result.stderr
+    assert_nothing_left(result.mark)
+
+
+def test_sigterm_ends_the_program_and_everything_with_it() -> None:
+    script = start_script(PRELUDE + 'ray.get([hold.remote("begun", "gate") for _ in range(4)])')
+    Sign(script.folder / "begun").wait()
+    script.send_signal(signal.SIGTERM)
+    result = script.finish(LIMIT_S)
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGTERM, "", "")
+    assert_nothing_left(result.mark)
+
+
+# --- handlers of the program's own --------------------------------------------------------------------------
+
+
+def test_a_handler_of_the_program_s_own_stays_in_place() -> None:
+    script = start_script(
+        """
+import signal
+caught = []
+signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+"""
+        + PRELUDE
+        + """
+ref = hold.remote("begun", "gate")
+threading.Thread(target=lambda: (wait_for("pressed"), up("gate"))).start()
+print(ray.get(ref, timeout=60), len(caught))
+ray.shutdown()
+os.kill(os.getpid(), signal.SIGINT)
+print(len(caught))
+"""
+    )
+    Sign(script.folder / "begun").wait()
+    interrupt(script)
+    Sign(script.folder / "pressed").put_up()
+    finish_cleanly(script, "held 1\n2\n")
+
+
+def test_python_s_handler_is_back_after_the_end() -> None:
+    result = run_script(
+        PRELUDE
+        + """
+check_engine()
+ray.shutdown()
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+""",
+        timeout=LIMIT_S,
+    )
+    assert (result.stdout, result.stderr) == ("True\n", "")
+
+
+def test_a_handler_may_end_the_session_while_the_program_waits() -> None:
+    """Its alarm clock shuts the engine down; the program is told and nothing hangs."""
+    result = run_script(
+        PRELUDE
+        + """
+from grainwise.errors import EngineClosedError
+ref = hold.remote("begun", "gate")
+ray.wait([ref], timeout=0)
+wait_for("begun")
+signal.signal(signal.SIGALRM, lambda *_: ray.shutdown())
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    ray.get(ref)
+except EngineClosedError as error:
+    print(error)
+print(ray.is_initialized())
+check_engine()
+""",
+        timeout=LIMIT_S,
+    )
+    told, *rest = result.stdout.splitlines()
+    assert "shut down" in told
+    assert (rest, result.stderr, result.returncode) == (["False"], "", 0)
+    assert_nothing_left(result.mark)
+
+
+def test_a_handler_may_end_the_session_while_the_program_submits() -> None:
+    """What was submitted before fails, what comes after belongs to a new session; nothing hangs."""
+    result = run_script(
+        PRELUDE
+        + """
+from grainwise.errors import EngineClosedError
+check_engine()
+is_over = False
+def on_alarm(*_):
+    global is_over
+    ray.shutdown()
+    is_over = True
+signal.signal(signal.SIGALRM, on_alarm)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+refs = []
+while not is_over:
+    refs += [double.remote(i) for i in range(10)]
+refs += [double.remote(i) for i in range(10)]
+outcomes = set()
+for i, ref in enumerate(refs):
+    try:
+        assert ray.get(ref, timeout=60) == 2 * (i % 10)
+        outcomes.add("value")
+    except EngineClosedError:
+        outcomes.add("closed")
+print(sorted(outcomes))
+check_engine()
+""",
+        timeout=LIMIT_S,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("['closed', 'value']\n", "", 0)
+    assert_nothing_left(result.mark)
+
+
+def test_a_handler_may_use_the_engine_while_the_program_waits() -> None:
+    """It interrupts `get` in the very thread that reads for all; it gets a value or an error, and no hang."""
+    result = run_script(
+        PRELUDE
+        + """
+answers = []
+def on_alarm(*_):
+    try:
+        answers.append(ray.get(double.remote(21), timeout=30))
+    except RuntimeError as error:
+        answers.append(42 if "signal handler" in str(error) else error)
+    up("gate")
+signal.signal(signal.SIGALRM, on_alarm)
+ref = hold.remote("begun", "gate")
+ray.wait([ref], timeout=0)
+wait_for("begun")
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+print(ray.get(ref, timeout=60), answers)
+check_engine()
+""",
+        timeout=LIMIT_S * 2,
+    )
+    assert (result.stdout, result.stderr) == ("held [42]\n", "")
+    assert_nothing_left(result.mark)
+
+
+def test_an_exception_from_a_handler_ends_the_wait() -> None:
+    """An alarm that raises is how programs limit the time of anything."""
+    result = run_script(
+        PRELUDE
+        + """
+class OutOfTime(Exception):
+    pass
+def on_alarm(*_):
+    raise OutOfTime
+signal.signal(signal.SIGALRM, on_alarm)
+ref = hold.remote("begun", "gate")
+for _ in range(20):
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        ray.get(ref)
+    except OutOfTime:
+        pass
+    check_engine()
+up("gate")
+print(ray.get(ref, timeout=60))
+""",
+        timeout=LIMIT_S,
+    )
+    assert (result.stdout, result.stderr) == ("held\n", "")
+    assert_nothing_left(result.mark)
+
+
+def test_exceptions_from_handlers_at_any_moment_lose_nothing() -> None:
+    """As with Ctrl-C, but the handler is the program's own, so that nothing can be put off."""
+    result = run_script(
+        PRELUDE
+        + """
+import random
+hurry = random.Random(1)
+class OutOfTime(Exception):
+    pass
+def on_alarm(*_):
+    raise OutOfTime
+check_engine()
+signal.signal(signal.SIGALRM, on_alarm)
+everything = []
+for _ in range(200):
+    refs = []
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002 + hurry.random() * 0.004)
+        while True:
+            for i in range(20):
+                refs.append(None)
+                refs[-1] = double.remote([i])
+            ray.get([ref for ref in refs[-20:] if ref is not None])
+    except OutOfTime:
+        pass
+    everything += [(ref, i % 20) for i, ref in enumerate(refs) if ref is not None]
+values = ray.get([ref for ref, _ in everything], timeout=30)
+assert values == [[i, i] for _, i in everything]
+check_engine()
+print("fine")
+""",
+        timeout=LIMIT_S * 2,
+    )
+    assert (result.stdout, result.stderr) == ("fine\n", "")
+    assert_nothing_left(result.mark)
+
+
+def test_an_interrupt_in_asyncio_leaves_the_engine_usable() -> None:
+    script = start_script(
+        PRELUDE
+        + """
+import asyncio
+async def main():
+    await hold.remote("begun", "gate")
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+check_engine()
+"""
+    )
+    Sign(script.folder / "begun").wait()
+    interrupt(script)
+    finish_cleanly(script, "interrupted\n")
+
+
+def test_an_interrupt_while_the_engine_starts_or_ends_leaves_nothing(tmp_path: Path) -> None:
+    result = run_script(
+        """
+import os, random, signal, threading, time
+import grainwise as ray
+
+@ray.remote
+def double(x):
+    return 2 * x
+
+hurry = random.Random(2)
+ray.init(num_cpus=1)
+ray.get(double.remote(1))
+ray.shutdown()
+before = len(os.listdir("/proc/self/fd"))
+for _ in range(30):
+    presser = threading.Timer(hurry.random() * 0.1, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        presser.start()
+        while True:
+            ray.init(num_cpus=1)
+            ray.get(double.remote(1))
+            ray.shutdown()
+    except KeyboardInterrupt:
+        pass
+    ray.shutdown()
+    presser.join()
+after = len(os.listdir("/proc/self/fd"))
+print("fine" if after <= before else f"{after - before} descriptors more")
+children = os.popen(f"ps -o pid= --ppid {os.getpid()}").read().split()
+print(len(children) <= 1)  # ps's own shell
+""",
+        timeout=LIMIT_S,
+    )
+    assert (result.stdout, result.stderr) == ("fine\nTrue\n", "")
+    assert_nothing_left(result.mark)
