@@ -1,211 +1,25 @@
 """The real `Policy` in virtual time: a driver and workers that act on it as `engine` does.
 
 One heap of (time, sequence) events. The driver is a serial resource: it submits, reads, sends, and looks
-around every `TICK_S`. A worker is a generator that claims sub-blocks, reports at the end of its batch and
-every `REPORT_S`, gives back when its task waits, and may die. Nothing here is random but who dies.
+around every `TICK_S`. A worker is a generator (`virtual_worker`). Nothing here is random but who dies.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from grainwise.engine.backstop import TICK_S
-from grainwise.engine.worker import BLOCK_S, MAX_BLOCK, REPORT_S
+from grainwise.engine.dispatcher import BLOCK_S
+from grainwise.engine.nested import IN_PLACE_S
 from grainwise.grain.policy import MAX_EXTRA_WORKERS, Policy, Progress, Send
+from tests.policy.virtual_worker import Batch, Burst, Task, Wait, Worker
 
-NO_LIMIT = 1 << 62
-STARTUP_S = 3e-3
 STUCK_S = 20.0
-IN_PLACE_S = 2e-3
 TINY = 1e-9
-
-
-class Child(NamedTuple):
-    """A task that a task submits and waits for."""
-
-    key: int
-    cost_s: float
-    children: tuple[Child, ...] = ()
-
-
-class Task:
-    """One call. `kills`: so many of its runs end their worker."""
-
-    __slots__ = ("children", "cost_s", "is_sent", "key", "kills", "num_results", "num_runs", "parent", "waiter")
-
-    def __init__(self, key: int, cost_s: float, children: Sequence[Child] = (), kills: int = 0) -> None:
-        self.key, self.cost_s, self.children, self.kills = key, cost_s, children, kills
-        self.parent: Worker | None = None
-        self.waiter: Wait | None = None
-        self.is_sent = False
-        self.num_runs = self.num_results = 0
-
-
-class Burst(NamedTuple):
-    """Tasks that the program submits one after another, not before `time_s`."""
-
-    time_s: float
-    tasks: Sequence[Task]
-
-
-class Batch:
-    """What was sent, with the words that both sides share: `claim` and `limit`."""
-
-    def __init__(self, seq: int, key: int, items: list[Task], hint: int, in_place: bool) -> None:
-        self.seq, self.key, self.items, self.hint, self.in_place = seq, key, items, hint, in_place
-        self.base, self.stop, self.is_blocked = 0, len(items), False  # the driver's
-        self.claim, self.limit = 0, NO_LIMIT
-        self.cut, self.sent, self.ends = len(items), 0, list[float]()  # the worker's
-        self.timed, self.spent_s, self.worst_s = 0, 0.0, 0.0
-        self.seen = -1  # results at the reporter's last tick
-
-    def done(self, now: float) -> int:
-        return bisect_right(self.ends, now + 1e-12)
-
-
-class Wait(NamedTuple):
-    worker: Worker
-    seq: int
-    tasks: list[Task]
-
-
-class Worker:
-    """A worker process, and what the driver knows of it (`batches`, `stack`, `progress`)."""
-
-    def __init__(self, engine: Simulation, number: int) -> None:
-        self.engine, self.number = engine, number
-        self.batches: dict[int, Batch] = {}
-        self.stack: list[int] = []
-        self.progress: tuple[int, int, float] = (-1, -1, 0.0)
-        self.inbox: deque[tuple[Any, ...]] = deque()  # on its way to the driver, arrived
-        self.mailbox: deque[Any] = deque()
-        self.later: deque[Batch] = deque()
-        self.batch: Batch | None = None
-        self.is_up = self.is_dead = self.is_receiving = self.is_waiting = self.has_reporter = False
-        self.process = self._main()
-        self.step()
-
-    def step(self) -> None:
-        if not self.is_dead:
-            wait_s = next(self.process)
-            self.is_receiving = wait_s is None
-            if wait_s is not None:
-                self.engine.at(self.engine.now + wait_s, self.step)
-
-    def deliver(self, message: Any) -> None:
-        self.mailbox.append(message)
-        if self.is_receiving:
-            self.step()
-
-    def _main(self) -> Generator[float | None, None, None]:
-        yield STARTUP_S
-        self.is_up = True
-        while True:
-            while not self.later and not self.mailbox:
-                yield None
-            yield from self._run_batch(self.later.popleft() if self.later else self.mailbox.popleft())
-
-    def _run_batch(self, batch: Batch) -> Generator[float | None, None, None]:
-        outer, self.batch = self.batch, batch
-        if len(batch.items) > 1 and not self.has_reporter:
-            self.has_reporter = True
-            self.engine.at(self.engine.now + REPORT_S, self._report_late)
-        yield self.engine.policy.costs.batch_s
-        size, last_report_s = max(1, min(batch.hint, MAX_BLOCK)), self.engine.now
-        while True:
-            first = len(batch.ends)
-            stop = self._claim(batch, first, size)
-            if stop <= first:
-                break
-            begin_s = self.engine.now
-            waited_s = 0.0
-            while len(batch.ends) < min(batch.claim, batch.cut):  # the reporter may lower the claim
-                waited_s += yield from self._run_items(batch, stop)
-            spent_s, count = self.engine.now - begin_s - waited_s, len(batch.ends) - first
-            batch.spent_s, batch.timed = batch.spent_s + spent_s, batch.timed + count
-            batch.worst_s = max(batch.worst_s, spent_s / count)
-            size = max(1, min(MAX_BLOCK, 4 * size, int(BLOCK_S / max(spent_s / count, 1e-8))))
-            if self.engine.now - last_report_s > REPORT_S and len(batch.ends) < batch.cut:
-                self._report(batch, -1)
-                last_report_s = self.engine.now
-        self.batch = outer
-        self._report(batch, len(batch.ends))
-
-    def _claim(self, batch: Batch, first: int, size: int) -> int:
-        batch.claim = min(first + size, batch.cut)
-        if batch.limit < batch.claim:
-            batch.claim = max(first, batch.limit)
-        return batch.claim
-
-    def _run_items(self, batch: Batch, stop: int) -> Generator[float | None, None, float]:
-        """Run plain items up to and with a long one or up to a special one, or that one; return how long it waited."""
-        now = self.engine.now
-        while len(batch.ends) < stop:
-            task = batch.items[len(batch.ends)]
-            if task.children or task.kills > task.num_runs:
-                break
-            task.num_runs += 1
-            now += task.cost_s
-            batch.ends.append(now)
-            if task.cost_s > REPORT_S:
-                break
-        if now > self.engine.now or len(batch.ends) == stop:
-            yield now - self.engine.now
-            return 0.0
-        task.num_runs += 1
-        yield task.cost_s / 2
-        if task.kills >= task.num_runs:
-            self.engine.die(self)
-            yield None
-        batch.cut = min(batch.cut, len(batch.ends) + 1)
-        self._report(batch, -1)
-        children = [self.engine.register(Task(*child)) for child in task.children]
-        self.engine.post(self, ("want", batch.seq, len(batch.ends), children))
-        begin_s = self.engine.now
-        self.is_waiting = True
-        while True:
-            while not self.mailbox:
-                yield None
-            message = self.mailbox.popleft()
-            if message is children:
-                break
-            if message.in_place:
-                self.is_waiting = False
-                yield from self._run_batch(message)
-                self.is_waiting = True
-            else:
-                self.later.append(message)
-        self.is_waiting = False
-        waited_s = self.engine.now - begin_s
-        yield task.cost_s / 2
-        batch.ends.append(self.engine.now)
-        return waited_s
-
-    def _report(self, batch: Batch, stopped: int) -> None:
-        end = batch.done(self.engine.now)
-        if end == batch.sent and stopped < 0:
-            return
-        timing = batch.timed, batch.spent_s, batch.worst_s
-        self.engine.post(self, ("results", batch.seq, batch.sent, end, *timing, stopped))
-        batch.sent, batch.timed, batch.spent_s, batch.worst_s = end, 0, 0.0, 0.0
-
-    def _report_late(self) -> None:
-        """The reporter thread: what waits behind a long item is reported, not timed yet, or given up."""
-        batch = self.batch
-        self.has_reporter = batch is not None and not self.is_dead
-        if batch is not None and self.has_reporter:
-            if not self.is_waiting:
-                done = batch.done(self.engine.now)
-                if done == batch.seen and done < len(batch.items):
-                    batch.claim = min(batch.claim, done + 1)
-                batch.seen = done
-                self._report(batch, -1)
-            self.engine.at(self.engine.now + REPORT_S, self._report_late)
 
 
 class Simulation:
@@ -357,7 +171,11 @@ class Simulation:
 
     def _is_worth_it(self, send: Send) -> bool:
         mean_s = self.policy.estimates.mean_s(send.key)
-        return mean_s is None or send.count >= self.policy.full_batch or send.count * mean_s >= self.policy.floor_s
+        return (
+            mean_s is None
+            or send.count >= self.policy.full_batch
+            or send.count * mean_s >= self.policy.floor_s
+        )
 
     def _send(self, send: Send) -> None:
         worker = self.workers.get(send.worker)
@@ -367,7 +185,9 @@ class Simulation:
         assert isinstance(key, int)
         if not worker.batches:
             in_use = self.cpus_in_use()
-            assert in_use + self.cpus.get(key, 1.0) <= self.policy.num_cpus + TINY, f"{in_use} CPUs are in use"
+            assert in_use + self.cpus.get(key, 1.0) <= self.policy.num_cpus + TINY, (
+                f"{in_use} CPUs are in use"
+            )
         while self.open[key] and len(items) < (1 if key in self._suspects else send.count):
             task = self.open[key].popleft()
             if not task.is_sent and not task.num_results:
@@ -519,7 +339,9 @@ class Simulation:
         if not worker.stack or any(b.in_place and not b.is_blocked for b in worker.batches.values()):
             return
         running = worker.batches[worker.stack[-1]]
-        wanted = [t for t in self.tasks if t.waiter and (t.waiter.worker, t.waiter.seq) == (worker, running.seq)]
+        wanted = [
+            t for t in self.tasks if t.waiter and (t.waiter.worker, t.waiter.seq) == (worker, running.seq)
+        ]
         chosen = [t for t in wanted if not t.is_sent and not t.num_results and t.key not in self._suspects]
         if not chosen:
             return
@@ -580,10 +402,14 @@ class Simulation:
         busy = [worker.batches for worker in self.workers.values() if worker.batches]
         num_without_cpu = sum(not self.cpus.get(next(iter(batches.values())).key, 1.0) for batches in busy)
         is_worker_free = len(busy) < len(self.workers) and num_without_cpu < MAX_EXTRA_WORKERS
-        waiting = {key for key, queue in self.open.items() if any(not t.is_sent and not t.num_results for t in queue)}
+        waiting = {
+            key for key, queue in self.open.items() if any(not t.is_sent and not t.num_results for t in queue)
+        }
         for worker in self.workers.values():
             if worker.is_up:
-                held = [b for b in worker.batches.values() if max(b.claim, b.base) < b.stop and not b.is_blocked]
+                held = [
+                    b for b in worker.batches.values() if max(b.claim, b.base) < b.stop and not b.is_blocked
+                ]
                 waiting |= {batch.key for batch in held}
         waiting -= self._suspects
         needs = [self.cpus.get(key, 1.0) for key in waiting]

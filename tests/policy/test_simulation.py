@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainwise.grain.policy import MAX_EXTRA_WORKERS
-from tests.policy.simulator import STARTUP_S, TICK_S, Burst, Child, Simulation, Task
+from tests.policy.simulator import TICK_S, Simulation
+from tests.policy.virtual_worker import STARTUP_S, Burst, Child, Task
 from tests.policy.workloads import SHAPES, draw_tasks, longest_s, message_bound, submit, work_s
 
 COEXIST_S = 2 * TICK_S + 5e-3
-"""A free CPU and a task that nobody claimed: two looks (the first starts the clock), and time to be late in."""
+"""A free CPU beside a task that nobody claimed: two looks (one starts the clock), and being late."""
 SETTLING_S = STARTUP_S + 3 * TICK_S
-"""What no estimate can spare: workers start, a first report comes after a tick, the next look after another."""
+"""What no estimate can spare: workers start, a first report comes after a tick, a look after another."""
 
 shapes = st.sampled_from(SHAPES)
 counts = st.sampled_from((1, 2, 7, 50, 400, 1500))
@@ -128,7 +129,13 @@ def test_the_same_seed_gives_the_same_trace() -> None:
 # -- speed ---------------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(("uniform", "exponential", "pareto", "slow ones last")), counts, exponents, some_cpus, seeds)
+@given(
+    st.sampled_from(("uniform", "exponential", "pareto", "slow ones last")),
+    counts,
+    exponents,
+    some_cpus,
+    seeds,
+)
 @settings(max_examples=80)
 def test_makespan_is_near_the_bound_of_any_scheduler(
     shape: str, count: int, exponents: list[float], num_cpus: int, seed: int
@@ -152,7 +159,7 @@ def test_uniform_tasks_keep_all_workers_busy(cost_s: float, count: int, num_cpus
 
 @pytest.mark.parametrize("num_cpus", [2, 4, 16])
 def test_stragglers_do_not_keep_their_batch_mates(num_cpus: int) -> None:
-    """2,000 x 1 ms with four of 500 ms among them: none begins later than if workers took tasks one by one."""
+    """2,000 x 1 ms with four of 500 ms among them: none begins later than if taken one by one."""
     for places in ((0, 1, 2, 3), (1996, 1997, 1998, 1999), (100, 700, 1100, 1900)):
         costs_s = [0.5 if i in places else 1e-3 for i in range(2000)]
         simulation = Simulation([Burst(0.0, [Task(0, cost_s) for cost_s in costs_s])], num_cpus)
@@ -161,7 +168,7 @@ def test_stragglers_do_not_keep_their_batch_mates(num_cpus: int) -> None:
 
 
 def test_one_quick_sample_does_not_bind_the_rest() -> None:
-    """The first call is a cache hit of 20 ns, all others take 100 us: one worker must not end up with all of them."""
+    """The first call is a cache hit of 20 ns, all others take 100 us: they must not all be one worker's."""
     tasks = [Task(0, 2e-8 if i < 16 else 1e-4) for i in range(500)]
     simulation = Simulation([Burst(0.0, tasks)], 16)
     assert simulation.run() <= work_s(simulation) / 16 + SETTLING_S
@@ -189,7 +196,9 @@ def test_a_lonely_task_starts_at_once() -> None:
 
 def test_a_trickle_of_long_tasks_waits_for_nobody() -> None:
     """Each is worth a message of its own: it leaves as it comes, though the program still submits."""
-    simulation = Simulation([Burst(0.0, [Task(0, 0.01)])] + [Burst(0.02 * i, [Task(0, 0.01)]) for i in range(1, 20)], 2)
+    simulation = Simulation(
+        [Burst(0.0, [Task(0, 0.01)])] + [Burst(0.02 * i, [Task(0, 0.01)]) for i in range(1, 20)], 2
+    )
     took_s = simulation.run()
     sends = [time_s for time_s, what, *_ in simulation.trace if what == "send"]
     assert len(sends) == 20
@@ -200,7 +209,9 @@ def test_a_trickle_of_long_tasks_waits_for_nobody() -> None:
 def test_a_program_that_falls_silent_is_served() -> None:
     """It neither waits nor submits for a while: what is open goes out within two ticks."""
     quick = [Task(0, 1e-5) for _ in range(100)]
-    simulation = Simulation([Burst(0.0, quick), Burst(0.05, [Task(0, 1e-5) for _ in range(3)]), Burst(1.0, [Task(0, 1e-5)])], 2)
+    simulation = Simulation(
+        [Burst(0.0, quick), Burst(0.05, [Task(0, 1e-5) for _ in range(3)]), Burst(1.0, [Task(0, 1e-5)])], 2
+    )
     simulation.run()
     last = max(time_s for time_s, what, *_ in simulation.trace if what == "send" and time_s < 0.9)
     assert 0.05 <= last <= 0.05 + 3 * TICK_S
@@ -233,7 +244,9 @@ def test_tasks_behind_a_waiting_one_run_elsewhere() -> None:
 def test_tasks_without_cpu_leave_room_for_the_others() -> None:
     """More long tasks of num_cpus=0 than there may be workers; those with a CPU run beside them."""
     services = [Task(0, 5.0) for _ in range(3 * MAX_EXTRA_WORKERS)]
-    simulation = Simulation([Burst(0.0, services), Burst(0.01, [Task(1, 1e-3) for _ in range(20)])], 2, {0: 0.0})
+    simulation = Simulation(
+        [Burst(0.0, services), Burst(0.01, [Task(1, 1e-3) for _ in range(20)])], 2, {0: 0.0}
+    )
     simulation.run()
     assert max(time_s for time_s, what, _, key, _ in simulation.trace if what == "send" and key == 1) < 0.1
 

@@ -6,7 +6,8 @@ import math
 import random
 from collections.abc import Sequence
 
-from tests.policy.simulator import Burst, Child, Simulation, Task
+from tests.policy.simulator import Simulation
+from tests.policy.virtual_worker import Burst, Child, Task
 
 SHAPES = ("uniform", "exponential", "pareto", "bimodal", "slow ones last", "slow ones first", "drift")
 MAX_TOTAL_S = 5.0
@@ -78,4 +79,8 @@ def message_bound(simulation: Simulation) -> float:
     num_cpus = policy.num_cpus
     num_floors = work_s(simulation) / policy.floor_s
     num_keys = len({task.key for task in simulation.tasks})
-    return 4 * num_floors + 4 * num_cpus * (1 + math.log2(1 + num_floors / num_cpus)) + 2 * num_keys * (12 + num_cpus)
+    return (
+        4 * num_floors
+        + 4 * num_cpus * (1 + math.log2(1 + num_floors / num_cpus))
+        + 2 * num_keys * (12 + num_cpus)
+    )

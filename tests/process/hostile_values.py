@@ -1,4 +1,4 @@
-"""Values that resist pickling or unpickling; apart from the tests, so that workers import nothing but these."""
+"""Values that resist pickling or unpickling; apart from the tests: workers import nothing but these."""
 
 from __future__ import annotations
 

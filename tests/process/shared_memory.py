@@ -6,18 +6,36 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def shared_bytes() -> int:
-    """Return the bytes of all arenas in memory, the workers' included: the driver has a descriptor of each."""
-    total = 0
+    """Return the bytes of all arenas in memory; the driver has a descriptor of each worker's, too."""
+    sizes = {}
     for fd in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:grainwise "):
-                total += os.fstat(int(fd)).st_blocks * 512
+                status = os.fstat(int(fd))
+                sizes[status.st_ino] = status.st_blocks * 512  # a mapping may have a descriptor of its own
         except OSError:
-            continue  # the descriptor that listed the folder, or one that another thread has just closed
-    return total
+            continue  # the one that listed the folder, or one that another thread has just closed
+    return sum(sizes.values())
+
+
+def is_in_shared_memory(address: int) -> bool:
+    """Say whether an address lies in an arena."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        first, last = (int(part, 16) for part in fields[0].split("-"))
+        if first <= address < last:
+            return len(fields) == 6 and fields[5].startswith("/memfd:grainwise ")
+    return False
+
+
+def address_of(array: Any) -> int:
+    """Return where a NumPy array's first element lies."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def resident_bytes(pid: int | None = None) -> int:

@@ -82,7 +82,7 @@ def _write_memoryview(array: Any) -> None:
 
 def _write_by_kernel(array: Any) -> None:
     read, write = os.pipe()
-    os.write(write, b"\xfe\xfd\xfc")
+    os.write(write, bytes(array[1_000_001:1_000_004] + 1))
     assert os.readv(read, [memoryview(array)[1_000_001:1_000_004]]) == 3
     os.close(read)
     os.close(write)
@@ -91,7 +91,7 @@ def _write_by_kernel(array: Any) -> None:
 def _write_by_c(array: Any) -> None:
     import ctypes
 
-    ctypes.memset(array.ctypes.data + 3_000_000, 0xAB, 5)
+    ctypes.memset(array.ctypes.data + 3_000_000, int(array[3_000_000]) + 1, 5)
 
 
 def _swap_two_items(array: Any) -> None:

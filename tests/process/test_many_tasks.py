@@ -26,7 +26,7 @@ def _two_workers() -> Iterator[None]:
 
 
 class BusyWorkers:
-    """Keeps both workers busy for the length of a `with` block, so that all that is submitted stays outstanding."""
+    """Keeps both workers busy for the length of a `with` block: what is submitted in it stays outstanding."""
 
     def __init__(self, folder: Path) -> None:
         self.fifos = [str(folder / f"gate-{i}") for i in range(2)]

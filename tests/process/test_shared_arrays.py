@@ -1,4 +1,4 @@
-"""Arrays, frames and tables are read where they lie in shared memory: no copy, and nobody can write to them."""
+"""Arrays, frames and tables are read where they lie in shared memory: no copy, and nobody can write."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import grainwise as ray
 
 from .full_pool import LIMIT_S
+from .shared_memory import address_of, is_in_shared_memory
 
 N = 300_000
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks addresses up in /proc")
@@ -27,22 +28,6 @@ def _two_workers() -> Iterator[None]:
     ray.shutdown()
 
 
-def is_in_shared_memory(address: int) -> bool:
-    """Say whether an address lies in a mapping of an arena, and nobody may write to it there."""
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            fields = line.split()
-            first, last = (int(part, 16) for part in fields[0].split("-"))
-            if first <= address < last:
-                return len(fields) > 5 and fields[5].startswith("/memfd:grainwise")
-    return False
-
-
-class Point(NamedTuple):
-    name: str
-    data: Any
-
-
 def _frame() -> Any:
     pandas = pytest.importorskip("pandas")
     return pandas.DataFrame({"a": np.arange(N), "b": np.arange(N) * 0.5, "c": np.arange(N) % 7 == 0})
@@ -53,76 +38,64 @@ def _table() -> Any:
     return pyarrow.table({"a": np.arange(N), "b": pyarrow.array([str(i) for i in range(N)])})
 
 
-def _arrow_address(table: Any) -> int:
-    return table.column("a").chunk(0).buffers()[1].address
+class Kind(NamedTuple):
+    """A kind of value. The last two are lambdas, which travel by value: workers need not import this module."""
+
+    make: Callable[[], Any]
+    find_array: Callable[[Any], Any]
+    is_equal: Callable[[Any, Any], bool] = np.array_equal
 
 
-def _address(array: Any) -> int:
-    return array.__array_interface__["data"][0]
-
-
-def _dict_of_lists() -> Any:
-    return {"deep": [1, ({"x": np.arange(N)}, "text")], "set": {1, 2}}
-
-
-KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], int], Callable[[Any, Any], bool]]] = {
-    "array": (lambda: np.arange(N), _address, np.array_equal),
-    "matrix in Fortran's order": (lambda: np.asfortranarray(np.ones((600, 500))), _address, np.array_equal),
-    "records": (
-        lambda: np.zeros(N, dtype=[("id", "i4"), ("x", "f8", (2,)), ("s", "S5")]), _address, np.array_equal
+KINDS = {
+    "array": Kind(lambda: np.arange(N), lambda value: value),
+    "matrix in Fortran's order": Kind(lambda: np.asfortranarray(np.ones((600, 500))), lambda value: value),
+    "records": Kind(lambda: np.zeros(N, [("id", "i4"), ("x", "f8", (2,)), ("s", "S5")]), lambda value: value),
+    "complex numbers": Kind(lambda: np.arange(N) * 1j, lambda value: value),
+    "frame": Kind(_frame, lambda frame: frame["b"].to_numpy(), lambda a, b: bool(a.equals(b))),
+    "series": Kind(lambda: _frame()["b"], lambda series: series.to_numpy(), lambda a, b: bool(a.equals(b))),
+    "table": Kind(
+        _table, lambda table: table.column("a").chunk(0).to_numpy(), lambda a, b: bool(a.equals(b))
     ),
-    "complex numbers": (lambda: np.arange(N) * 1j, _address, np.array_equal),
-    "dates": (lambda: np.arange(N).astype("datetime64[s]"), _address, np.array_equal),
-    "masked array": (
-        lambda: np.ma.masked_less(np.arange(N), 5), lambda value: _address(value.data), np.ma.allequal
-    ),
-    "subclass": (lambda: np.ones((600, 500)).view(np.matrix), _address, np.array_equal),
-    "frame": (_frame, lambda frame: _address(frame["b"].to_numpy()), lambda a, b: bool(a.equals(b))),
-    "series": (
-        lambda: _frame()["b"], lambda series: _address(series.to_numpy()), lambda a, b: bool(a.equals(b))
-    ),
-    "table": (_table, _arrow_address, lambda a, b: bool(a.equals(b))),
-    "record batch": (
-        lambda: _table().to_batches()[0], lambda batch: batch.column(0).buffers()[1].address,
+    "record batch": Kind(
+        lambda: _table().to_batches()[0],
+        lambda batch: batch.column(0).to_numpy(),
         lambda a, b: bool(a.equals(b)),
     ),
-    "nested containers": (
-        _dict_of_lists, lambda value: _address(value["deep"][1][0]["x"]),
+    "nested containers": Kind(
+        lambda: {"deep": [1, ({"x": np.arange(N)}, "text")], "set": {1, 2}},
+        lambda value: value["deep"][1][0]["x"],
         lambda a, b: np.array_equal(a["deep"][1][0]["x"], b["deep"][1][0]["x"]) and a["set"] == b["set"],
     ),
-    "named tuple in a deque": (
-        lambda: collections.deque([Point("p", np.arange(N))]), lambda value: _address(value[0].data),
+    "named tuple in a deque": Kind(
+        lambda: collections.deque([collections.namedtuple("Point", "name data")("p", np.arange(N))]),
+        lambda value: value[0].data,
         lambda a, b: np.array_equal(a[0].data, b[0].data) and type(b[0]).__name__ == "Point",
     ),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_put_and_get_share_the_memory(kind: str) -> None:
-    make, address, is_equal = KINDS[kind]
-    value = make()
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_put_and_get_share_the_memory(kind: Kind) -> None:
+    value = kind.make()
     ref = ray.put(value)
     first, second = ray.get(ref), ray.get(ref)
-    assert is_equal(value, first)
-    assert type(first) is type(value)
-    assert address(first) == address(second)
-    assert is_in_shared_memory(address(first))
-    assert not is_in_shared_memory(address(value))
+    assert kind.is_equal(value, first)
+    assert type(first).__name__ == type(value).__name__
+    address = address_of(kind.find_array(first))
+    assert address == address_of(kind.find_array(second))
+    assert is_in_shared_memory(address)
+    assert not is_in_shared_memory(address_of(kind.find_array(value)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_task_reads_its_argument_in_place_and_its_result_is_read_in_place(kind: str) -> None:
-    make, address, is_equal = KINDS[kind]
-    if kind == "named tuple in a deque":
-        Point.__module__ = "__main__"  # by value: the worker need not import this module
-    value = make()
-    look = ray.remote(lambda argument, locate, shared: shared(locate(argument)))
-    same = ray.remote(lambda argument: argument)
-    assert ray.get(look.remote(value, address, is_in_shared_memory), timeout=LIMIT_S)
-    assert ray.get(look.remote(ray.put(value), address, is_in_shared_memory), timeout=LIMIT_S)
-    result = ray.get(same.remote(value), timeout=LIMIT_S)
-    assert is_equal(value, result)
-    assert is_in_shared_memory(address(result))
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_a_task_reads_its_argument_in_place_and_its_result_is_read_in_place(kind: Kind) -> None:
+    value = kind.make()
+    look = ray.remote(lambda argument, find: is_in_shared_memory(address_of(find(argument))))
+    assert ray.get(look.remote(value, kind.find_array), timeout=LIMIT_S)
+    assert ray.get(look.remote(ray.put(value), kind.find_array), timeout=LIMIT_S)
+    result = ray.get(ray.remote(lambda argument: argument).remote(value), timeout=LIMIT_S)
+    assert kind.is_equal(value, result)
+    assert is_in_shared_memory(address_of(kind.find_array(result)))
 
 
 @pytest.mark.parametrize("size", [10, N])
@@ -163,6 +136,9 @@ def test_a_frame_that_is_read_in_place_can_be_worked_with() -> None:
         [np.full(5000, i) for i in range(50)],
         np.array(["text", None, 3], dtype=object),
         np.zeros((0, 5)),
+        np.arange(N).astype("datetime64[s]"),
+        np.ma.masked_less(np.arange(N), 5),
+        np.ones((600, 500))[::2, ::3],
         np.float64(1.5),
         2**300_000,
     ],

@@ -37,6 +37,8 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "POLARS_MAX_THREADS",
 )
+KEPT_X_OPTIONS = ("utf8", "dev", "int_max_str_digits", "warn_default_encoding", "no_debug_ranges", "gil")
+"""Options that change what code does; those that print are the program's own."""
 WARM_MODULES = ("numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL")
 """Imported by the template when the driver has them: then no worker has to."""
 STANDARD_FINDERS = (
@@ -145,14 +147,11 @@ class Pool:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._template_error_fd = anonymous_file("template")
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        flags = ["-S", "-B"] if sys.dont_write_bytecode else ["-S"]
-        if sys.flags.optimize:
-            flags.append("-" + "O" * sys.flags.optimize)
         executable = sys.executable or "python3"
         try:
             self._template_pid = os.posix_spawn(
                 executable,
-                [executable, *flags, "-c", template.BOOTSTRAP.format(path=root)],
+                [executable, *_interpreter_flags(), "-c", template.BOOTSTRAP.format(path=root)],
                 self._environment(),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -352,6 +351,25 @@ class Pool:
             handle.fd_socket.close()
         if hasattr(self.poller, "close"):
             self.poller.close()
+
+
+def _interpreter_flags() -> list[str]:
+    """Return the flags with which workers mean the same by the same code as the program."""
+    flags = ["-S"]
+    if sys.dont_write_bytecode:
+        flags.append("-B")
+    for letter, count in (("O", sys.flags.optimize), ("b", sys.flags.bytes_warning)):
+        if count:
+            flags.append("-" + letter * count)
+    if sys.flags.isolated:
+        flags.append("-I")
+    elif sys.flags.ignore_environment:
+        flags.append("-E")
+    flags += [f"-W{option}" for option in sys.warnoptions]
+    for name, value in sys._xoptions.items():
+        if name in KEPT_X_OPTIONS:
+            flags.append(f"-X{name}" if value is True else f"-X{name}={value}")
+    return flags
 
 
 def driver_settings() -> dict[str, Any]:

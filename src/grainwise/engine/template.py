@@ -52,6 +52,8 @@ main()
 
 def main() -> None:
     """Run the template until the driver is gone."""
+    highest = os.sysconf("SC_OPEN_MAX")
+    os.closerange(CONTROL_FD + 1, highest if 0 < highest <= 1 << 20 else 1 << 20)  # the program's own
     Template(socket.socket(fileno=CONTROL_FD)).run()
     os._exit(0)
 
