@@ -31,7 +31,7 @@ def find_workers(folder: Path) -> set[int]:
 
 
 def assert_pool_is_full(folder: Path) -> None:
-    """Fail unless there are two workers that run tasks at the same time, and a few hundred get their results."""
+    """Fail unless two workers run tasks at the same time, and a few hundred tasks get their results."""
     find_workers(folder)
 
     def double(x: int) -> int:

@@ -43,7 +43,13 @@ def test_dependants_of_a_failed_task_fail_with_its_error_and_do_not_run(tmp_path
 
     origin = fail.remote("the origin")
     first = use.remote(origin)
-    dependants = [first, use.remote(1, first), use.remote(1, key=first), use.remote(origin, origin), use.remote(first)]
+    dependants = [
+        first,
+        use.remote(1, first),
+        use.remote(1, key=first),
+        use.remote(origin, origin),
+        use.remote(first),
+    ]
     for ref in dependants:
         with pytest.raises(ValueError, match="the origin") as info:
             ray.get(ref, timeout=LIMIT_S)

@@ -49,7 +49,7 @@ ENDS: dict[str, tuple[Callable[[], object], type[BaseException]]] = {
 
 @pytest.mark.parametrize("name", ENDS)
 def test_what_would_end_the_program_arrives_as_a_plain_task_error(name: str, tmp_path: Path) -> None:
-    """It ends neither the worker nor the program that asks: `except Exception` is enough, and names the task."""
+    """It ends neither the worker nor the program that asks, and `except Exception` is enough."""
     end, kind = ENDS[name]
 
     @ray.remote(max_retries=0)
@@ -139,8 +139,8 @@ def test_an_exit_while_the_function_is_unpickled() -> None:
 
 
 def test_an_exception_whose_every_method_exits() -> None:
-    class Hostile(Exception):
-        def __str__(self) -> str:
+    class HostileError(Exception):
+        def __str__(self) -> str:  # noqa: PLE0307
             sys.exit(1)
 
         __repr__ = __str__
@@ -149,11 +149,11 @@ def test_an_exception_whose_every_method_exits() -> None:
             sys.exit(2)
 
     def task() -> None:
-        raise Hostile
+        raise HostileError
 
     with pytest.raises(TaskError) as info:
         ray.get(ray.remote(max_retries=0)(task).remote(), timeout=LIMIT_S)
-    assert "Hostile" in info.value.traceback_text
+    assert "HostileError" in info.value.traceback_text
     assert ray.get(ray.remote(lambda: 1).remote(), timeout=LIMIT_S) == 1
 
 

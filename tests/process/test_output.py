@@ -222,7 +222,7 @@ def test_a_hundred_megabytes_that_nobody_reads() -> None:
 
 
 def test_a_hundred_megabytes_that_are_read() -> None:
-    """What is left out, if anything, is said; the last line is there."""
+    """What is left out, if anything, is said; the last line of each worker is there."""
     stdout, stderr, status = run(
         LOUD.format(errors=False, count=10)
         + """
@@ -234,8 +234,9 @@ ray.get(last.remote())
 """
     )
     assert (stderr, status) == ("", 0)
-    assert stdout.endswith("the last line\n")
-    assert stdout.count("x" * 999 + "\n") == 100_000 or "dropped" in stdout
+    lines = stdout.splitlines()
+    assert "the last line" in lines
+    assert lines.count("x" * 999) == 100_000 or any("dropped" in line for line in lines)
 
 
 def test_ten_megabytes_arrive_complete() -> None:

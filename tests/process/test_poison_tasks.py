@@ -1,4 +1,4 @@
-"""A task that kills every worker that runs it: so many runs as it may have, then an error, and nobody else pays."""
+"""A task that kills every worker that runs it: as many runs as it may have, then an error; nobody else pays."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_poison_child_fails_and_its_parent_learns_of_it(tmp_path: Path) -> Non
 
 
 def test_a_poison_child_among_wholesome_ones(tmp_path: Path) -> None:
-    """A worker that waits runs its own children meanwhile; one that kills it must not do so again and again."""
+    """A worker that waits runs its own children meanwhile: one that kills it may not do so for ever."""
     log = RunLog(tmp_path)
 
     @ray.remote(max_retries=1)

@@ -78,7 +78,7 @@ def test_an_uncaught_error_of_a_task_is_the_last_word() -> None:
 
 
 def test_an_uncaught_error_while_refs_live_in_its_traceback() -> None:
-    source = BUSY + """
+    ending = """
 def deep(refs, n):
     held = ray.get(array)
     if n == 0:
@@ -87,7 +87,7 @@ def deep(refs, n):
 
 deep(refs, 5)
 """
-    result = run_to_the_end(source)
+    result = run_to_the_end(BUSY + ending)
     assert result.returncode == 1
     assert result.stderr.endswith("ValueError: deep down\n")
 
@@ -96,7 +96,7 @@ deep(refs, 5)
 
 
 def test_a_daemon_thread_that_waits_for_ever_does_not_matter() -> None:
-    source = BUSY + """
+    ending = """
 started = threading.Event()
 
 def wait():
@@ -107,7 +107,7 @@ threading.Thread(target=wait, daemon=True).start()
 started.wait()
 sys.exit(3)
 """
-    result = run_to_the_end(source)
+    result = run_to_the_end(BUSY + ending)
     assert (result.returncode, result.stderr) == (3, "")
 
 
@@ -188,14 +188,14 @@ print(sum(ray.get([double.remote(i) for i in range(1000)], timeout=30)))
 
 
 def test_sys_exit_in_a_thread_ends_only_the_thread() -> None:
-    source = BUSY + """
+    ending = """
 thread = threading.Thread(target=sys.exit, args=(9,))
 thread.start()
 thread.join()
 print(ray.get(double.remote(4)) if False else "main")
 sys.exit(2)
 """
-    result = run_to_the_end(source)
+    result = run_to_the_end(BUSY + ending)
     assert (result.stdout, result.returncode) == ("main\n", 2)
 
 
@@ -228,7 +228,7 @@ sys.exit(3)
 
 def test_a_finalizer_that_asks_for_results_at_the_very_end() -> None:
     """Too late: whatever it gets, the program ends with its own exit code."""
-    source = BUSY + """
+    ending = """
 class Late:
     def __del__(self):
         try:
@@ -240,13 +240,13 @@ late = Late()
 late.cycle = late
 sys.exit(3)
 """
-    result = run_to_the_end(source)
+    result = run_to_the_end(BUSY + ending)
     assert (result.returncode, result.stderr) == (3, "")
 
 
 def test_results_alive_at_the_very_end() -> None:
     """Arrays, refs and futures in module globals are taken down by the interpreter in any order."""
-    source = BUSY + """
+    ending = """
 import numpy as np
 
 arrays = ray.get([ray.remote(lambda i: np.full(300_000, i)).options(num_cpus=0).remote(i) for i in range(4)])
@@ -254,7 +254,7 @@ views = [a[10:20] for a in arrays]
 sys.modules["keeps_them"] = type(sys)("keeps_them")
 sys.modules["keeps_them"].everything = (arrays, views, refs, dependant, future, array, hang, double)
 """
-    result = run_to_the_end(source)
+    result = run_to_the_end(BUSY + ending)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -285,11 +285,11 @@ sys.exit(3)
 
 def test_a_closed_standard_output() -> None:
     """As after `program | head`: what tasks print goes nowhere, and the exit code stays."""
-    source = BUSY + """
+    ending = """
 ray.get(ray.remote(lambda: print("from a task")).options(num_cpus=0).remote())
 os.close(1)
 os.close(2)
 sys.stdout = sys.stderr = None
 sys.exit(3)
 """
-    assert run_to_the_end(source).returncode == 3
+    assert run_to_the_end(BUSY + ending).returncode == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array as standard_array
 import collections
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import pytest
 
 import grainwise as ray
 
+from ..leaks import run_script
 from .full_pool import LIMIT_S
 from .shared_memory import address_of, is_in_shared_memory
 
@@ -28,18 +30,8 @@ def _two_workers() -> Iterator[None]:
     ray.shutdown()
 
 
-def _frame() -> Any:
-    pandas = pytest.importorskip("pandas")
-    return pandas.DataFrame({"a": np.arange(N), "b": np.arange(N) * 0.5, "c": np.arange(N) % 7 == 0})
-
-
-def _table() -> Any:
-    pyarrow = pytest.importorskip("pyarrow")
-    return pyarrow.table({"a": np.arange(N), "b": pyarrow.array([str(i) for i in range(N)])})
-
-
 class Kind(NamedTuple):
-    """A kind of value. The last two are lambdas, which travel by value: workers need not import this module."""
+    """A kind of value; lambdas travel by value, so that workers need not import this module."""
 
     make: Callable[[], Any]
     find_array: Callable[[Any], Any]
@@ -51,16 +43,6 @@ KINDS = {
     "matrix in Fortran's order": Kind(lambda: np.asfortranarray(np.ones((600, 500))), lambda value: value),
     "records": Kind(lambda: np.zeros(N, [("id", "i4"), ("x", "f8", (2,)), ("s", "S5")]), lambda value: value),
     "complex numbers": Kind(lambda: np.arange(N) * 1j, lambda value: value),
-    "frame": Kind(_frame, lambda frame: frame["b"].to_numpy(), lambda a, b: bool(a.equals(b))),
-    "series": Kind(lambda: _frame()["b"], lambda series: series.to_numpy(), lambda a, b: bool(a.equals(b))),
-    "table": Kind(
-        _table, lambda table: table.column("a").chunk(0).to_numpy(), lambda a, b: bool(a.equals(b))
-    ),
-    "record batch": Kind(
-        lambda: _table().to_batches()[0],
-        lambda batch: batch.column(0).to_numpy(),
-        lambda a, b: bool(a.equals(b)),
-    ),
     "nested containers": Kind(
         lambda: {"deep": [1, ({"x": np.arange(N)}, "text")], "set": {1, 2}},
         lambda value: value["deep"][1][0]["x"],
@@ -115,12 +97,53 @@ def test_nobody_can_write_to_what_is_shared(size: int) -> None:
     assert own[0] == 1
 
 
-def test_a_frame_that_is_read_in_place_can_be_worked_with() -> None:
-    frame = ray.get(ray.put(_frame()))
-    frame["d"] = frame["a"] * 2
-    assert frame["d"].iloc[-1] == 2 * (N - 1)
-    assert frame.groupby("c")["b"].sum().sum() == pytest.approx(0.5 * N * (N - 1) / 2)
-    assert len(frame.dropna()) == N
+# In a program of its own: whatever this one has imported, the workers of all later tests would import.
+FRAMES_AND_TABLES = """
+import numpy as np, pandas, pyarrow
+import grainwise as ray
+from tests.process.shared_memory import address_of, is_in_shared_memory
+
+N = 300_000
+frame = pandas.DataFrame({"a": np.arange(N), "b": np.arange(N) * 0.5, "c": np.arange(N) % 7 == 0})
+table = pyarrow.table({"a": np.arange(N), "b": pyarrow.array([str(i) for i in range(N)])})
+kinds = {
+    "frame": (frame, lambda frame: frame["b"].to_numpy()),
+    "series": (frame["b"], lambda series: series.to_numpy()),
+    "frames in a dict": ({"x": [frame]}, lambda inside: inside["x"][0]["a"].to_numpy()),
+    "table": (table, lambda table: table.column("a").chunk(0).to_numpy()),
+    "record batch": (table.to_batches()[0], lambda batch: batch.column(0).to_numpy()),
+}
+ray.init(num_cpus=2)
+same = ray.remote(lambda argument: argument)
+look = ray.remote(lambda argument, find: is_in_shared_memory(address_of(find(argument))))
+for name, (value, find) in kinds.items():
+    ref = ray.put(value)
+    first, second = ray.get(ref), ray.get(ref)
+    result = ray.get(same.remote(value), timeout=60)
+    for arrived in (first, result):
+        assert type(arrived) is type(value), name
+        assert is_in_shared_memory(address_of(find(arrived))), name
+        assert not find(arrived).flags.writeable, name
+        if name != "frames in a dict":
+            assert arrived.equals(value), name
+    assert address_of(find(first)) == address_of(find(second)), name
+    assert ray.get(look.remote(value, find), timeout=60), name
+    assert ray.get(look.remote(ref, find), timeout=60), name
+
+arrived = ray.get(ray.put(frame))
+arrived["d"] = arrived["a"] * 2
+assert arrived["d"].iloc[-1] == 2 * (N - 1)
+assert arrived.groupby("c")["b"].sum().sum() == 0.5 * N * (N - 1) / 2
+assert len(arrived.dropna()) == N
+print("all in place")
+"""
+
+
+def test_frames_and_tables_are_read_in_place_and_can_be_worked_with() -> None:
+    ray.shutdown()
+    path = os.pathsep.join(filter(None, sys.path))
+    result = run_script(FRAMES_AND_TABLES, timeout=100, env={"PYTHONPATH": path})
+    assert result.stdout == "all in place\n", result.stderr
 
 
 @pytest.mark.parametrize(

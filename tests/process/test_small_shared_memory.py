@@ -39,7 +39,7 @@ def make(i):
 
 """
 
-ENOUGH = SMALL + """
+ENOUGH = """
 ray.init(num_cpus=2, object_store_memory=96 << 20)
 stored = [ray.put(bytes([i]) * (32 << 20)) for i in range(8)]
 made = [make.remote(i) for i in range(8)]
@@ -49,10 +49,12 @@ for refs in (stored, made):
 print("all are there")
 """
 
-TOO_MUCH = SMALL + """
+TOO_MUCH = """
 ray.init(num_cpus=2, object_store_memory=48 << 20, spill_dir="off")
 stored = []
-for refused in (lambda: stored.append(ray.put(bytes(32 << 20))), lambda: ray.get([make.remote(i) for i in range(8)])):
+put_one = lambda: stored.append(ray.put(bytes(32 << 20)))
+make_many = lambda: ray.get([make.remote(i) for i in range(8)])
+for refused in (put_one, make_many):
     try:
         for _ in range(8):
             refused()
@@ -74,14 +76,14 @@ def _namespaces() -> None:
 
 def test_more_objects_than_the_machines_shared_memory_holds(tmp_path: Path) -> None:
     """What does not fit is spilled."""
-    result = run_script(ENOUGH, timeout=2 * LIMIT_S, env={**PATH, "TMPDIR": str(tmp_path)})
+    result = run_script(SMALL + ENOUGH, timeout=2 * LIMIT_S, env={**PATH, "TMPDIR": str(tmp_path)})
     assert (result.stdout, result.stderr, result.returncode) == ("all are there\n", "", 0)
     assert_nothing_left(result.mark)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_spilling_the_error_names_the_sizes() -> None:
-    result = run_script(TOO_MUCH, timeout=2 * LIMIT_S, env=PATH)
+    result = run_script(SMALL + TOO_MUCH, timeout=2 * LIMIT_S, env=PATH)
     assert (result.stderr, result.returncode) == ("", 0)
     *errors, answer = result.stdout.splitlines()
     assert answer == "42"

@@ -292,7 +292,7 @@ def test_a_crash_in_native_code_is_told_with_signal_and_stack(name: str, tmp_pat
 
 @pytest.mark.parametrize("max_retries", [0, 2])
 def test_innocent_batch_mates_of_a_crash(max_retries: int, tmp_path: Path) -> None:
-    """200 tiny tasks around one that kills its worker: all keep their results; without retries, of one run."""
+    """200 tiny tasks around one that kills its worker: all keep their results, without retries of one run."""
     log = RunLog(tmp_path)
 
     @ray.remote(max_retries=max_retries)
@@ -315,7 +315,7 @@ def test_innocent_batch_mates_of_a_crash(max_retries: int, tmp_path: Path) -> No
 
 
 def test_a_crash_after_quick_tasks_of_the_same_function(tmp_path: Path) -> None:
-    """The function is known to be quick, so the fatal call travels in a large batch, claimed with its neighbours."""
+    """The function is known to be quick, so the fatal call is claimed with its neighbours."""
 
     @ray.remote(max_retries=1)
     def quick(i: int) -> int:

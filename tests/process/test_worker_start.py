@@ -33,7 +33,9 @@ def broken_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     starts = tmp_path / "starts"
     starts.touch()
     program = tmp_path / "python-broken"
-    program.write_text(f'#!/bin/sh\necho start >> "{starts}"\necho "no licence for this interpreter" >&2\nexit 42\n')
+    program.write_text(
+        f'#!/bin/sh\necho start >> "{starts}"\necho "no licence for this interpreter" >&2\nexit 42\n'
+    )
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     return starts
@@ -100,7 +102,7 @@ def test_an_interpreter_that_is_none(program: str, monkeypatch: pytest.MonkeyPat
     assert_pool_is_full(tmp_path)
 
 
-def test_a_bad_environment_is_told_with_the_interpreters_error_output(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_environment_is_told_in_the_interpreters_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/does/not/exist")
     with pytest.raises(WorkerStartError, match="encodings"):
         ask_for_one_result()
@@ -184,8 +186,10 @@ print(ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=30))
 
 
 def test_modules_in_the_working_folder_do_not_matter_to_a_program_elsewhere() -> None:
-    """`python /path/program.py` does not look for modules in the working folder, so its workers don't either."""
-    result = run_script(SHADOWED, timeout=LIMIT_S, env={"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    """`python /path/program.py` does not look for modules in the working folder, nor do its workers."""
+    result = run_script(
+        SHADOWED, timeout=LIMIT_S, env={"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    )
     assert result.stdout == "42\n", result.stderr
     assert result.returncode == 0
 

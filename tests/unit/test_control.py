@@ -188,7 +188,8 @@ class Turnstile:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
         self._locks = [threading.Lock(), threading.Lock()]
-        self._locks[1].acquire()
+        for lock in self._locks:
+            lock.acquire()
         self._alive = [True, True]
 
     def begin(self, me: int) -> None:

@@ -99,11 +99,14 @@ def engine() -> EngineLike:
 
 
 def _start(settings: Any) -> EngineLike:
-    from ..engine.driver import Engine
+    from ..engine.pool import open_pool
     from ..engine.turn import Deferral
 
     with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
-        started = Engine(settings)
+        pool = open_pool(settings)
+        from ..engine.driver import Engine  # while the template boots
+
+        started = Engine(settings, pool)
         current.install(started)
         _add_exit_hooks()
     return started

@@ -31,7 +31,6 @@ from .channel import SPIN_S
 from .dispatcher import Dispatcher
 from .failures import pack_or_name, read_value
 from .output import Output
-from .pool import Pool, driver_settings
 from .results import Results
 from .submissions import Submissions
 from .tasks import FREE, TaskSpec
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
     from ..config import Settings
     from .current import Exportable, Options
+    from .pool import Pool
 
 LATE_CHECK_S = 5e-3
 """A leader looks for stragglers so often."""
@@ -71,21 +71,14 @@ class Counters:
 class Engine:
     """One session of the library in the user's program. Thread-safe. See the module docstring."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pool: Pool) -> None:
         self.settings = settings
         self.is_closed = False
         self.is_exiting = False
         self.counters = Counters()
         self.turn = Turn()
         self.leadership = Leadership(self._pump, self.run_callbacks)
-        worker_settings = driver_settings()
-        worker_settings.update(
-            num_cpus=settings.num_cpus,
-            num_slots=control.NUM_SLOTS,
-            capacity_bytes=settings.object_store_memory_bytes,
-            spill_directory=settings.spill_directory,
-        )
-        self.pool = Pool(worker_settings, settings.threads_per_worker)
+        self.pool = pool
         self.store = Store(
             settings.object_store_memory_bytes,
             settings.spill_directory,
@@ -110,11 +103,6 @@ class Engine:
         refs_module.hooks.identify = self.borders.identify
         refs_module.hooks.restore = self.borders.restore
         refs_module.hooks.future = self.future
-        try:
-            self.pool.start_template()
-        except BaseException:
-            self._release()
-            raise
 
     def bind(self, function: Exportable, options: Options) -> Callable[..., Any]:
         """Return what submits a call of a function."""

@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..config import Settings
     from .batches import SentBatch
 
 MAX_START_FAILURES = 5
@@ -351,6 +352,28 @@ class Pool:
             handle.fd_socket.close()
         if hasattr(self.poller, "close"):
             self.poller.close()
+
+
+def open_pool(settings: Settings) -> Pool:
+    """Start a pool's template, which boots while the rest of the engine is still being imported.
+
+    Raises:
+        WorkerStartError: it can't be started; nothing is left open.
+    """
+    told = driver_settings()
+    told.update(
+        num_cpus=settings.num_cpus,
+        num_slots=control.NUM_SLOTS,
+        capacity_bytes=settings.object_store_memory_bytes,
+        spill_directory=settings.spill_directory,
+    )
+    pool = Pool(told, settings.threads_per_worker)
+    try:
+        pool.start_template()
+    except BaseException:
+        pool.close()
+        raise
+    return pool
 
 
 def _interpreter_flags() -> list[str]:
