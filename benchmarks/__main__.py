@@ -51,6 +51,9 @@ def main() -> None:
     peers = frozenset({"serial", "limit", "grainwise", *arguments.peers})
     options = Options(arguments.workers, arguments.quick, peers)
     header = machine.describe()
+    if machine.is_busy():
+        header["warning"] = "other programs were running at the start: run it again on a quiet machine"
+        print(header["warning"], file=sys.stderr)
     started, (ticks, stolen) = time.monotonic(), machine.cpu_ticks()
     rows = []
     for row_id in arguments.rows:

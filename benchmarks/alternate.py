@@ -253,7 +253,7 @@ def _take_turn(row: Row, form: Form, child: Child, round_index: int, figures: Fi
         samples = child.ask("run", form)["samples"]
         if round_index >= 0:
             figures.add(form.key, round_index, samples)
-        shown = ", ".join(f"{name} {values[0]:.6g}" for name, values in samples.items())
+        shown = ", ".join(f"{name} {values[0]:.6g}" for name, values in samples.items() if values)
         _say(f"{row.id} round {round_index + 1}: {form.key}: {shown}")
 
 

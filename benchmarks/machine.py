@@ -36,6 +36,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def is_busy() -> bool:
+    """Whether something else has kept a good part of a CPU busy for the last minute."""
+    return os.getloadavg()[0] > 0.5
+
+
 def load_average() -> str:
     return " ".join(f"{load:.2f}" for load in os.getloadavg())
 

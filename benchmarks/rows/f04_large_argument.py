@@ -70,7 +70,7 @@ ROW = Row(
     id="F4",
     title="a 200 MB array by value to 10 tasks (sum)",
     reference=OURS,
-    rounds=5,
+    rounds=4,
     quick_rounds=1,
     units={"first": "s", "again": "s", "peak memory": "MB"},
     requires=("numpy",),
@@ -218,7 +218,7 @@ def _(bench: Bench) -> Run:
     return lambda: [f.result() for f in [executor.submit(total, numbers) for _ in range(N_TASKS)]]
 
 
-@ROW.form("ray", "by value, naive loop", kind="naive", rounds=3, quick_rounds=0)
+@ROW.form("ray", "by value, naive loop", kind="naive", rounds=2, quick_rounds=0)
 def _(bench: Bench) -> Run:
     ray, (numbers, small) = bench.system, _warm_numpy(bench)
     task = ray.remote(total)

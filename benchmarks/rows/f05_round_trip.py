@@ -80,7 +80,7 @@ ROW = Row(
     id="F5",
     title="one task, round trip",
     reference=OURS,
-    rounds=5,
+    rounds=4,
     quick_rounds=1,
     units={
         "blocking": "us",

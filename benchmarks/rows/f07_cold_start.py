@@ -2,8 +2,8 @@
 
 The time is taken from outside, from starting the process to its end. The script itself takes two more:
 `import` is the import statement alone; `import and first name` goes on until the task is defined, so that a
-package which loads lazily (ours does) cannot hide its loading. One uncounted round first, so that files are in
-the page cache.
+package which loads lazily (ours does) cannot hide its loading. One uncounted round first, so that files are
+in the page cache.
 
 Goal: at most 0.12 s in all; `import grainwise` at most 15 ms.
 """
@@ -45,6 +45,7 @@ def judge(figures: Figures) -> list[Goal]:
     return [
         figures.at_most("≤ 0.12 s in all", OURS, 0.12, "total"),
         figures.at_most("import grainwise ≤ 15 ms", OURS, 0.015, "import"),
+        figures.at_most("the same with what it loads lazily ≤ 15 ms", OURS, 0.015, "import and first name"),
     ]
 
 

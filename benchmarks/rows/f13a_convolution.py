@@ -255,13 +255,7 @@ def _(bench: Bench) -> Run:
     return lambda: assemble(bench.system.map(convolve_slice, [cut(photo, tile) for tile in TILES]))
 
 
-@ROW.form("ray", "by value, naive loop", kind="naive", rounds=1, quick_rounds=0, timeout_s=300)
-def _(bench: Bench) -> Run:
-    ray, photo = bench.system, photo_of(bench)
-    task = ray.remote(convolve_tile)
-    return lambda: assemble(ray.get([task.remote(photo, tile) for tile in TILES]))
-
-
+# No Ray by value: it stores 72 copies, and the 11 GB spill to disk as soon as the workers fall behind.
 ROW.form("ray", "put once, pass the ref", kind="tuned", quick_rounds=0)(_put_form)
 
 

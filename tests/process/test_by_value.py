@@ -102,9 +102,15 @@ def _swap_two_items(array: Any) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        _write_item, _write_last, _write_view, _write_memoryview, _write_by_kernel, _write_by_c, _swap_two_items
+        _write_item,
+        _write_last,
+        _write_view,
+        _write_memoryview,
+        _write_by_kernel,
+        _write_by_c,
+        _swap_two_items,
     ],
-)  # fmt: skip
+)
 def test_the_smallest_change_between_two_calls_is_seen(write: Callable[[Any], None]) -> None:
     """However often the array was passed unchanged: that is when the engine has cheap ways to tell."""
     array = np.arange(LARGE, dtype=np.uint8) % 199
@@ -230,11 +236,7 @@ def test_equal_content_is_stored_once_whatever_holds_it() -> None:
     length = ray.remote(lambda *values, **named: len(values) + len(named))
 
     def submit() -> Any:
-        refs = [
-            length.remote(array, copy, x=text),
-            length.remote([array], {"a": copy}),
-            length.remote((text, 1)),
-        ]
+        refs = [length.remote(array, copy, x=text), length.remote([array], {"a": copy})]
         assert ray.get(refs, timeout=LIMIT_S) == [3, 2]
         return refs
 
@@ -277,7 +279,7 @@ print(size > 1_000_000, (predicted == model.predict(features)).all(), shared_byt
 
 @linux_only
 def test_a_fitted_model_is_stored_once_though_each_pickling_makes_fresh_arrays() -> None:
-    """In a program of its own: whatever this one has imported, the workers of all later tests would import."""
+    """In a program of its own: what this one has imported, the workers of all later tests would import."""
     ray.shutdown()
     result = run_script(
         FITTED_MODEL, timeout=100, env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -17,13 +17,15 @@ from .full_pool import LIMIT_S, RunLog
 from .signposts import Sign, wait_until_gone
 
 PRELUDE = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading, time, warnings
 import grainwise as ray
 from grainwise.errors import EngineClosedError
 
 @ray.remote
 def double(x):
     return 2 * x
+
+warnings.simplefilter("ignore")  # newer interpreters warn of forks beside threads: that is what is tested
 
 def check_engine():
     assert ray.get([double.remote(i) for i in range(300)], timeout=60) == [2 * i for i in range(300)]
@@ -114,8 +116,6 @@ def test_multiprocessing_forks_beside_the_engine() -> None:
     run_cleanly(
         """
 import multiprocessing
-import warnings
-warnings.simplefilter("ignore")  # forking with threads: that is what is tested
 
 def square(x):
     return x * x

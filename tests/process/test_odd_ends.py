@@ -1,4 +1,4 @@
-"""Tasks that end in odd ways, short of killing their process by a signal: each is a typed error, never a raw one."""
+"""Tasks that end in odd ways, short of a deadly signal: each is a typed error, never a raw one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task that kills every worker that runs it: as many runs as it may have, then an error; nobody else pays."""
+"""A task that kills every worker that runs it: as many runs as it may have, then an error."""
 
 from __future__ import annotations
 

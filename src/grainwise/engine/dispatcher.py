@@ -62,6 +62,8 @@ class Dispatcher:
 
     def dispatch(self, waiting: bool) -> None:
         """Send what the policy says. The caller has the turn."""
+        if self.engine.is_closed:
+            return
         policy = self.policy
         active = self.active
         while self.missed:

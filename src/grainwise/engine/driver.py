@@ -125,13 +125,15 @@ class Engine:
 
     def wake(self, spec: TaskSpec) -> None:
         """A submitter found its queue worth a look."""
+        if not self.is_closed:
+            if self.turn.is_mine():  # submitted by a finalizer or signal handler that interrupted us
+                self.dispatcher.missed.append(spec)
+                return
+            with self.turn:
+                if not self.is_closed:
+                    self.dispatcher.look_at(spec)
         if self.is_closed:
             self._refuse(spec)
-        if self.turn.is_mine():  # submitted by a finalizer or signal handler that interrupted us
-            self.dispatcher.missed.append(spec)
-            return
-        with self.turn:
-            self.dispatcher.look_at(spec)
         self.backstop.wake()
 
     def _refuse(self, spec: TaskSpec) -> None:
@@ -396,6 +398,9 @@ class Engine:
             self.is_closed = True
             for spec in self.submissions.specs():
                 spec.send_at = 0
+        for function in list(self._bound):
+            function.unbind()
+        self._bound.clear()
         self.kick()
         self.backstop.stop()
         with self.turn:
@@ -409,9 +414,6 @@ class Engine:
         self.leadership.wake()
         self.run_callbacks()
         self.output.close()
-        for function in list(self._bound):
-            function.unbind()
-        self._bound.clear()
 
     def _release(self) -> None:
         """Close and undo what the constructor has opened and set."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 
-from .lease import compare
+from .lease import address_of, same_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,10 +170,8 @@ class Dedup:
 def same_content(blob: Blob, offsets: Sequence[int], parts: Sequence[memoryview]) -> bool:
     """Compare buffers with their stored copy, byte for byte."""
     stored = blob.view(0, blob.nbytes)
-    return all(
-        compare(stored[offset : offset + part.nbytes], part)
-        for offset, part in zip(offsets, parts, strict=True)
-    )
+    base = address_of(stored)
+    return same_bytes([base + offset for offset in offsets], parts)
 
 
 def roots(exporter: object, value: object) -> list[object]:

@@ -27,7 +27,7 @@ import sys
 
 TYPE_CHECKING = False  # checkers take it for true; importing typing costs milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 # Linux's MADV_POPULATE_READ (5.14); the mmap module has no name for it.
@@ -51,6 +51,8 @@ class _Native:
         self.release_buffer: Callable[[Any], None] = c.PYFUNCTYPE(None, c.c_void_p)(
             ("PyBuffer_Release", c.pythonapi)
         )
+        self.addressof: Callable[[Any], int] = c.addressof
+        self.c_char: Any = c.c_char
         # CFUNCTYPE releases the GIL during the call.
         pointers_and_size = (c.c_void_p, c.c_void_p, c.c_size_t)
         self.memcmp: Callable[[int, int, int], int] = c.CFUNCTYPE(c.c_int, *pointers_and_size)(
@@ -151,6 +153,30 @@ def compare(address_or_view: int | Any, other: Any) -> bool:
             if left.nbytes != right.nbytes:
                 return False
             return left.nbytes == 0 or native.memcmp(left.address, right.address, left.nbytes) == 0
+
+
+def address_of(source: Any) -> int:
+    """Return the address of a C-contiguous buffer; it holds for as long as something keeps the buffer."""
+    with _Pinned(source) as pinned:
+        return pinned.address
+
+
+def same_bytes(addresses: Sequence[int], parts: Sequence[memoryview]) -> bool:
+    """Tell whether many buffers equal the bytes at as many addresses; for parts too short for `compare`.
+
+    Args:
+        addresses: Where at least `part.nbytes` readable bytes are, for each part.
+        parts: C-contiguous buffers.
+    """
+    native = _native()
+    memcmp, locate, one = native.memcmp, native.addressof, native.c_char
+    for address, part in zip(addresses, parts, strict=True):
+        if part.readonly or not part.nbytes:
+            if not compare(address, part):
+                return False
+        elif memcmp(address, locate(one.from_buffer(part)), part.nbytes):
+            return False
+    return True
 
 
 def punch_hole(fd: int, offset: int, nbytes: int) -> None:

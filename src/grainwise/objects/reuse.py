@@ -17,7 +17,7 @@ from collections import OrderedDict
 from time import perf_counter
 
 from .codec import Packed, read, serialize, unpack
-from .lease import compare
+from .lease import address_of, same_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,13 +32,20 @@ OWN_REFERENCES = 3
 
 
 class _Entry:
-    __slots__ = ("packed", "unpack_s", "value", "verify_s")
+    """A kept object.
 
-    def __init__(self, packed: Packed, value: Any, unpack_s: float) -> None:
+    Attributes:
+        stream: its own pickle stream, taken before any task has seen it. It may differ from the one that it
+            came with: pickling writes equal strings once if they are one object, and unpickling interns some.
+    """
+
+    __slots__ = ("packed", "stream", "unpack_s", "value")
+
+    def __init__(self, packed: Packed, value: Any, stream: bytes, unpack_s: float) -> None:
         self.packed = packed
         self.value = value
+        self.stream = stream
         self.unpack_s = unpack_s
-        self.verify_s = 0.0
 
 
 class Reuse:
@@ -63,7 +70,11 @@ class Reuse:
         value = unpack(packed)
         spent_s = perf_counter() - begin
         if spent_s >= SLOW_S and entry is None:
-            self._kept[key] = _Entry(packed, value, spent_s)
+            stream = _pickle_again(value, packed)
+            if stream is None:
+                self._given_up.add(key)
+            else:
+                self._kept[key] = _Entry(packed, value, stream, spent_s)
             while len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return value
@@ -74,9 +85,8 @@ class Reuse:
         if sys.getrefcount(value) > OWN_REFERENCES:
             return False
         begin = perf_counter()
-        is_same = _pickles_to(value, entry.packed)
-        entry.verify_s = perf_counter() - begin
-        if not is_same or entry.verify_s > entry.unpack_s:
+        is_same = _pickle_again(value, entry.packed) == entry.stream
+        if not is_same or perf_counter() - begin > entry.unpack_s:
             self._given_up.add(key)
         return is_same
 
@@ -93,23 +103,15 @@ def _key(packed: Packed) -> Hashable | None:
     return (packed.stream, tuple(blob.id for blob in packed.blobs))
 
 
-def _pickles_to(value: Any, packed: Packed) -> bool:
+def _pickle_again(value: Any, packed: Packed) -> bytes | None:
+    """Return the pickle stream of an object if its buffers equal the stored ones byte for byte, else None."""
     buffers: list[Any] = []
     try:
         stream = serialize(value, buffers.append)
     except Exception:  # a task has put something into it that can't be pickled
-        return False
-    expected, pieces = read(packed)
-    if len(buffers) != len(pieces) or len(stream) != len(expected):
-        return False
-    if not compare(memoryview(expected), memoryview(stream)):
-        return False
-    return all(
-        piece_bytes(piece) == raw.nbytes and compare(memoryview(piece), raw)
-        for piece, raw in zip(pieces, (buffer.raw() for buffer in buffers), strict=True)
-    )
-
-
-def piece_bytes(piece: Any) -> int:
-    """Return the size of a buffer in bytes."""
-    return memoryview(piece).nbytes
+        return None
+    _, pieces = read(packed)
+    raws = [buffer.raw() for buffer in buffers]
+    if len(raws) != len(pieces) or any(memoryview(p).nbytes != r.nbytes for p, r in zip(pieces, raws, strict=True)):
+        return None
+    return stream if same_bytes([address_of(piece) for piece in pieces], raws) else None
