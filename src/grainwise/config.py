@@ -67,7 +67,7 @@ def resolve(
         store = int(available_memory_bytes() * STORE_SHARE)
     if store < MIN_STORE_BYTES:
         source = _source("object_store_memory", object_store_memory)
-        raise ValueError(f"{source} must be at least {MIN_STORE_BYTES:,} bytes, got {store:,g}")
+        raise ValueError(f"{source} must be at least {MIN_STORE_BYTES:,} bytes, got {int(store):,}")
     threads = _number("threads_per_worker", None, "GRAINWISE_THREADS_PER_WORKER")
     if threads is not None and (threads < 1 or threads != int(threads)):
         raise ValueError(f"GRAINWISE_THREADS_PER_WORKER must be a whole number from 1 up, got {threads:g}")

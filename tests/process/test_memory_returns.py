@@ -192,10 +192,12 @@ def test_results_of_a_dead_worker_are_let_go() -> None:
 def test_functions_that_are_gone_let_their_captured_arrays_go() -> None:
     import numpy as np
 
-    for i in range(10):
+    def call(i: int) -> int:
         array = np.full(20 * MB, i, np.uint8)
-        assert ray.get(ray.remote(lambda: int(array[-1])).remote(), timeout=LIMIT_S) == i  # noqa: B023
-    del array
+        result: int = ray.get(ray.remote(lambda: int(array[-1])).remote(), timeout=LIMIT_S)
+        return result
+
+    assert [call(i) for i in range(10)] == list(range(10))
     gc.collect()
     assert ray.get(_length.remote(b""), timeout=LIMIT_S) == 0
     assert wait_until(lambda: shared_bytes() < SLACK, LIMIT_S)

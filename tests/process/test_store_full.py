@@ -1,4 +1,4 @@
-"""A full object store: it spills to disk, or says so with sizes; either way it stays usable and nobody gets SIGBUS."""
+"""A full object store: it spills to disk, or says so with sizes; it stays usable, and nobody gets SIGBUS."""
 
 from __future__ import annotations
 
@@ -172,10 +172,9 @@ def test_a_spill_folder_that_fails_is_named_and_the_engine_lives_on(how: str, tm
     folder.mkdir()
     _start("/proc" if how == "not writable" else folder)
     folder.rmdir()
-    refs = []
+    refs: list[Any] = []
     with pytest.raises(OutOfDiskError, match="/proc" if how == "not writable" else "spill"):
-        for i in range(30):
-            refs.append(ray.put(_blob(i)))
+        refs.extend(ray.put(_blob(i)) for i in range(30))
     assert len(refs) >= 5
     assert all(ray.get(ref) == _blob(i) for i, ref in enumerate(refs))
     # Nobody waits for these: the engine's own thread, which also spills ahead, must have survived.
@@ -227,8 +226,9 @@ def test_a_disk_that_fills_up_is_an_error_with_sizes_and_what_was_there_stays(tm
     program.write_text(SMALL_DISK)
     starter = (
         "import os, sys\n"
-        f"os.execvp('unshare', ['unshare', '-m', 'sh', '-c', '{probe} && exec \"$0\" \"$@\"', sys.executable, "
-        f"{str(program)!r}, {str(spill)!r}])\n"
+        f'script = \'{probe} && exec "$0" "$@"\'\n'
+        f"inside = ['sh', '-c', script, sys.executable, {str(program)!r}, {str(spill)!r}]\n"
+        "os.execvp('unshare', ['unshare', '-m', *inside])\n"
     )
     result = run_script(starter, timeout=60, env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
     lines = result.stdout.splitlines()

@@ -57,7 +57,11 @@ def worker_on(words: Any) -> Worker:
 
 def test_batches_on_their_way_have_words_of_their_own() -> None:
     fixed = {control.SEQ, control.STARTED, control.USED, control.CANCEL}
-    words = [word for seq in range(control.DEPTH) for word in (control.claim_word(seq), control.claim_word(seq) + 1)]
+    words = [
+        word
+        for seq in range(control.DEPTH)
+        for word in (control.claim_word(seq), control.claim_word(seq) + 1)
+    ]
     assert len(set(words)) == 2 * control.DEPTH
     assert not fixed & set(words)
     assert max(words) < control.SLOT_WORDS

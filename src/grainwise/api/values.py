@@ -59,7 +59,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         timeout = _check_timeout("get", timeout)
     if isinstance(refs, ObjectRef):
         return engine().get((refs,), timeout)[0]
-    return engine().get(_check_refs("get", refs), timeout)
+    checked = _check_refs("get", refs)
+    return engine().get(checked, timeout)
 
 
 def wait(

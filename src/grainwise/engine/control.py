@@ -7,7 +7,8 @@ Aligned eight-byte stores and loads are atomic on every machine that we run on.
 |---|---|---|
 | `SEQ` | sequence number of the batch being run | worker |
 | `STARTED` | index of the item that was started last | worker, before it calls the function |
-| `USED` | bytes held in this process's memory arena | its owner (slot 0 is the driver's) |
+| `USED` | bytes that this process has put into its memory arena, ever | its owner (slot 0 is the driver's) |
+| `FREED` | bytes of those that the driver has let go of, ever | driver |
 | `CANCEL` | `(seq << 32 | index) + 1` of the item to interrupt, 0 for none | driver |
 | `claim(seq)` | items below it are the worker's | worker |
 | `limit(seq)` | items from it on are not the worker's | driver |
@@ -43,6 +44,7 @@ SEQ = 0
 STARTED = 1
 USED = 2
 CANCEL = 3
+FREED = 4
 _CLAIMS = 16
 DEPTH = 64
 """Batches that may be on their way to one worker or begun by it: each needs a claim and a limit word."""

@@ -66,11 +66,13 @@ class Dispatcher:
             return
         policy = self.policy
         active = self.active
+        if self.engine.store.dropped:
+            self.engine.store.collect()  # so that workers find the room
         while self.missed:
             active[self.missed.popleft()] = None
         while dead_keys:
             policy.forget(dead_keys.popleft())
-        if active:
+        if active and not (waiting and len(active) == 1 and self._dispatch_lone()):
             specs: dict[Any, TaskSpec] = {}
             for spec in active:
                 specs[spec.number] = spec
@@ -87,8 +89,21 @@ class Dispatcher:
                     policy.ready(spec.number, 0)
                     if spec.open:  # a submitter was quicker than the line above
                         active[spec] = None
-        if waiting and self.num_sent:
-            self.rebalance()
+
+    def _dispatch_lone(self) -> bool:
+        """Send the one task that is open to a worker that is idle, if that is how things are."""
+        (spec,) = self.active
+        if len(spec.open) != 1 or not spec.num_cpus:
+            return False
+        number = self.policy.lone(spec.number, spec.num_cpus)
+        if number is None:
+            return False
+        self.active.clear()
+        spec.send_at = 1
+        self._send(number, spec, 1)
+        if spec.open:  # a submitter was quicker than the line above
+            self.active[spec] = None
+        return True
 
     def _send(self, number: int, spec: TaskSpec, count: int) -> None:
         """Send so many tasks to the worker that the policy knows under this number."""

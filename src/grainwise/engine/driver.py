@@ -82,7 +82,7 @@ class Engine:
         self.store = Store(
             settings.object_store_memory_bytes,
             settings.spill_directory,
-            Usage(self.pool.words, control.USED, self._used_words),
+            Usage(self.pool.words, control.USED, self._used_words, control.FREED - control.USED),
             self._release_remote,
             lambda: self.backstop.ring(),
         )
@@ -150,7 +150,10 @@ class Engine:
                 self._on_event(fd)
             dispatcher = self.dispatcher
             if dispatcher.active or dispatcher.num_sent or dispatcher.missed:
-                dispatcher.dispatch(self.num_waiting > 0 or self.backstop.is_silent())
+                is_waiting = self.num_waiting > 0 or self.backstop.is_silent()
+                dispatcher.dispatch(is_waiting)
+                if is_waiting and dispatcher.num_sent:
+                    dispatcher.rebalance()
 
     def _poll(self, timeout_s: float) -> Any:
         """Wait for sockets: look again for a few dozen microseconds when that has paid lately, then block."""
@@ -352,10 +355,12 @@ class Engine:
         step = control.SLOT_WORDS
         return [control.USED, *(h.slot * step + control.USED for h in list(self.pool.workers.values()))]
 
-    def _release_remote(self, arena_id: int, offset: int) -> None:
+    def _release_remote(self, arena_id: int, offset: int, nbytes: int) -> None:
         handle = self.pool.workers.get((arena_id - 2) // 2)
         if handle is not None:
             handle.pending_free.append((arena_id, offset))
+            if arena_id % 2 == 0:  # its arena in memory, not the one on disk
+                handle.words[control.FREED] += nbytes
 
     def is_idle(self) -> bool:
         """Say whether nothing is outstanding."""

@@ -276,7 +276,7 @@ class Pool:
         self.stop_watching(handle)
         self.workers.pop(handle.uid, None)
         self._slots.append(handle.slot)
-        handle.words[control.USED] = 0
+        handle.words[control.USED] = handle.words[control.FREED] = 0
         handle.words.release()
         handle.close()
 
@@ -404,7 +404,8 @@ def driver_settings() -> dict[str, Any]:
         "path": [os.getcwd() if entry == "" else entry for entry in sys.path],
         "prefix": (sys.prefix, sys.exec_prefix),
         "argv": list(sys.argv),
-        "needs_site": bool(finders - set(STANDARD_FINDERS)),
+        "needs_site": bool(finders - set(STANDARD_FINDERS))
+        or not {"sitecustomize", "usercustomize"}.isdisjoint(sys.modules),
         "modules": [name for name in WARM_MODULES if name in sys.modules],
         "driver_pid": os.getpid(),
     }

@@ -133,6 +133,13 @@ class Template:
 
             site.main()
             sys.path[:] = settings["path"]
+        else:
+            import _sitebuiltins
+            import builtins
+
+            for name in ("exit", "quit"):
+                setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+            builtins.help = _sitebuiltins._Helper()
         for name in ["cloudpickle", *settings["modules"]]:
             try:
                 __import__(name)

@@ -520,7 +520,9 @@ def run_worker(
         uid * 2 + 2,
         settings["capacity_bytes"],
         settings["spill_directory"],
-        Usage(all_words, slot * control.SLOT_WORDS + control.USED, lambda: used),
+        Usage(
+            all_words, slot * control.SLOT_WORDS + control.USED, lambda: used, control.FREED - control.USED
+        ),
         worker.announce_arena,
         worker.obtain_arena,
     )

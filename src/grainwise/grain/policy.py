@@ -255,6 +255,19 @@ class Policy:
                     sends.append(send)
         return sends
 
+    def lone(self, key: Hashable, cpus: float) -> int | None:
+        """Return an idle worker for the only ready task, which counts as sent; None if none is idle.
+
+        What `dispatch` would say, for the round trip of a single task: every instruction on it counts.
+        """
+        if self._turn or key not in self._keys or self._cpus_in_use + cpus > self.num_cpus + EPSILON:
+            return None
+        for worker, known in self._workers.items():
+            if not known.sends and not known.is_blocked:
+                self._hold(worker, key, 1)
+                return worker
+        return None
+
     def next_look(self, key: Hashable) -> int:
         """Return how many more tasks of a key must be submitted before `dispatch` is worth a call."""
         mean_s = self.estimates.mean_s(key)

@@ -47,7 +47,7 @@ class OwnBlob:
 
     def __del__(self) -> None:
         if not self.is_sent:
-            self.outpost.unsent.append((self.arena_id, self.offset))
+            self.outpost.unsent.append((self.arena_id, self.offset, self.nbytes))
 
 
 class BorrowedBlob:
@@ -105,8 +105,9 @@ class Outpost:
         self.capacity_bytes = capacity_bytes
         self.spill_directory = spill_directory
         self.returned: deque[tuple[int, int]] = deque()
-        self.unsent: deque[tuple[int, int]] = deque()
+        self.unsent: deque[tuple[int, int, int]] = deque()
         self._usage = usage
+        self._written_bytes = 0
         self._announce = announce
         self._obtain = obtain
         self._own: dict[int, arenas.Arena] = {}
@@ -147,7 +148,7 @@ class Outpost:
                 f"spilling {nbytes:,} bytes to {self.spill_directory!r} failed: {error}; free some disk "
                 f"space, set spill_dir to another folder, or drop refs"
             ) from error
-        self._publish()
+        self._count(arena_id, nbytes)
         return OwnBlob(self, arena_id, offset, nbytes)
 
     def _open(self, arena_id: int, nbytes: int) -> arenas.Arena:
@@ -167,8 +168,9 @@ class Outpost:
 
     def _free_unsent(self) -> None:
         while self.unsent:
-            arena_id, offset = self.unsent.popleft()
+            arena_id, offset, nbytes = self.unsent.popleft()
             self._own[arena_id].free(offset)
+            self._count(arena_id, -nbytes)
 
     def own_view(self, arena_id: int, offset: int, nbytes: int, holder: object) -> memoryview:
         """Return bytes of an own arena, keeping `holder` alive."""
@@ -194,12 +196,11 @@ class Outpost:
         """Free own ranges that the driver has let go of: (arena id, offset)."""
         for arena_id, offset in ranges:
             self._own[arena_id].free(offset)
-        self._publish()
 
-    def _publish(self) -> None:
-        arena = self._own.get(self.memory_id)
-        if arena is not None:
-            self._usage.publish(arena.allocated_bytes)
+    def _count(self, arena_id: int, nbytes: int) -> None:
+        if arena_id == self.memory_id:
+            self._written_bytes += nbytes
+            self._usage.publish(self._written_bytes)
 
     def trim(self, keep_bytes: int = 0) -> None:
         """Give the pages of free ranges back to the system."""

@@ -112,6 +112,8 @@ def _pickle_again(value: Any, packed: Packed) -> bytes | None:
         return None
     _, pieces = read(packed)
     raws = [buffer.raw() for buffer in buffers]
-    if len(raws) != len(pieces) or any(memoryview(p).nbytes != r.nbytes for p, r in zip(pieces, raws, strict=True)):
+    if len(raws) != len(pieces) or any(
+        memoryview(p).nbytes != r.nbytes for p, r in zip(pieces, raws, strict=True)
+    ):
         return None
     return stream if same_bytes([address_of(piece) for piece in pieces], raws) else None

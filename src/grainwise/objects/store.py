@@ -90,21 +90,25 @@ class _Lease:
 
 
 class Usage:
-    """How many bytes each process holds in memory arenas: one word each, one writer each."""
+    """How many bytes live in memory arenas: two words for each process, each with one writer.
 
-    def __init__(self, words: memoryview, mine: int, others: Callable[[], Iterable[int]]) -> None:
+    What the driver lets go of counts as free at once, before the owner of the arena has heard of it.
+    """
+
+    def __init__(self, words: memoryview, mine: int, others: Callable[[], Iterable[int]], freed: int) -> None:
         self._words = words
         self._mine = mine
         self._others = others
+        self._freed = freed  # distance from a process's first word to its second
 
     def publish(self, nbytes: int) -> None:
-        """Say how many bytes this process holds."""
+        """Say how many bytes this process has put into its memory arena."""
         self._words[self._mine] = nbytes
 
     def total(self) -> int:
-        """Return the bytes that all processes hold."""
-        words = self._words
-        return sum(words[index] for index in self._others())
+        """Return the bytes that live in all processes together."""
+        words, freed = self._words, self._freed
+        return sum(max(0, words[index] - words[index + freed]) for index in self._others())
 
 
 class Store:
@@ -114,7 +118,7 @@ class Store:
         capacity_bytes: what memory arenas may hold in all processes together.
         spill_directory: where the disk arena goes; None turns spilling off.
         usage: counts what the other processes hold.
-        release_remote: called with (arena id, offset) when a blob that a worker wrote is dropped.
+        release_remote: called with (arena id, offset, bytes) when a blob that a worker wrote is dropped.
         on_drop: called when any blob is dropped, from finalizers: must not block.
     """
 
@@ -123,7 +127,7 @@ class Store:
         capacity_bytes: int,
         spill_directory: str | None,
         usage: Usage,
-        release_remote: Callable[[int, int], None],
+        release_remote: Callable[[int, int, int], None],
         on_drop: Callable[[], None] = lambda: None,
     ) -> None:
         self.capacity_bytes = capacity_bytes
@@ -353,7 +357,7 @@ class Store:
                 dropped.clear()
             while dropped:
                 try:
-                    arena_id, offset, _ = dropped.popleft()
+                    arena_id, offset, nbytes = dropped.popleft()
                 except IndexError:
                     break
                 live = self._live.get(arena_id)
@@ -365,7 +369,7 @@ class Store:
                 elif -1 in live:
                     self._close_if_empty(arena_id)
                 else:
-                    self._release_remote(arena_id, offset)
+                    self._release_remote(arena_id, offset, nbytes)
             self._publish()
 
     def _publish(self) -> None:
