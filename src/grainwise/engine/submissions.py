@@ -33,6 +33,8 @@ class Submissions:
         self.engine = engine
         self.functions: dict[bytes, Function] = {}
         """Functions by the uid of their `Exportable`; equal ones are one object."""
+        self._large: weakref.WeakValueDictionary[bytes, Function] = weakref.WeakValueDictionary()
+        """Those that have captured large objects: they go with the last who may call them."""
         self._by_content: weakref.WeakValueDictionary[bytes, Function] = weakref.WeakValueDictionary()
         self._specs: weakref.WeakValueDictionary[tuple[Any, ...], TaskSpec] = weakref.WeakValueDictionary()
 
@@ -92,7 +94,7 @@ class Submissions:
         return spec
 
     def _export(self, function: Exportable) -> Function:
-        known = self.functions.get(function.identify())
+        known = self.find(function.identify())
         if known is not None:
             return known
         function.is_exported = True  # before pickling: a recursive function meets itself
@@ -108,6 +110,7 @@ class Submissions:
             function.is_exported = False
             raise
         code = getattr(function.function, "__code__", None)
+        function.is_exported = not packed.blobs  # a worker that gets hold of it sends its own copy
         return self.learn_function(function.uid, packed, function.name, code)
 
     def learn_function(self, uid: bytes, packed: Packed, name: str, code: Any = None) -> Function:
@@ -116,8 +119,15 @@ class Submissions:
         learnt = self._by_content.get(identity)
         if learnt is None:
             learnt = self._by_content[identity] = Function(identity, packed, name, code)
-        self.functions[uid] = learnt
+        if packed.blobs:
+            self._large[uid] = learnt
+        else:
+            self.functions[uid] = learnt
         return learnt
+
+    def find(self, uid: bytes) -> Function | None:
+        """Return a function that is known under this uid."""
+        return self.functions.get(uid) or self._large.get(uid)
 
     def specs(self) -> list[TaskSpec]:
         """Return all specs that are in use."""

@@ -26,6 +26,7 @@ VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas
 DROP = 4  # nothing to do: wakes a worker up
 EXIT = 5
+FORGET = 6  # function id
 
 # Messages from a worker.
 RESULTS = 16  # seq, start, values, all plain?, run count, total s, worst s, stopped at or -1
@@ -43,6 +44,8 @@ IN_PLACE = 2  # run on top of the blocked task that waits for it
 
 DEFAULT_MAX_RETRIES = 3
 _numbers = itertools.count(1)
+dead_functions: deque[bytes] = deque()
+"""Identities of functions that are gone: workers may forget them."""
 dead_keys: deque[int] = deque()
 """Numbers of specs that are gone: the policy may forget them."""
 
@@ -64,6 +67,10 @@ class Function:
         self.packed = packed
         self.name = name
         self.code = code
+
+    def __del__(self) -> None:
+        if self.packed.blobs:
+            dead_functions.append(self.id)
 
 
 class TaskSpec:

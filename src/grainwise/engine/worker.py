@@ -24,7 +24,7 @@ from time import perf_counter
 from ..objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
 from . import control
 from .channel import Channel, receive_fds, send_fd
-from .tasks import DROP, EACH, EXIT, FREE, FUNCTION, READY_TO_RUN, RESULTS, RETURNED, RUN, VALUES
+from .tasks import DROP, EACH, EXIT, FORGET, FREE, FUNCTION, READY_TO_RUN, RESULTS, RETURNED, RUN, VALUES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ class Worker:
             self.outpost.free(message[1])
         elif kind == VALUES:
             self.inside.answered(message[1], message[2])
+        elif kind == FORGET:
+            self.inside.forget(message[1])
         elif kind != DROP:
             raise AssertionError(f"unknown message {kind}")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from time import perf_counter
+from time import thread_time
 
 from .codec import Packed, read, serialize, unpack
 from .lease import address_of, same_bytes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SLOW_S = 5e-3
-"""Unpickling below this is never worth keeping the object."""
+"""Processor time of unpickling below which it is never worth keeping the object."""
 MAX_KEPT = 2
 OWN_REFERENCES = 3
 """References to an entry's value while `take` looks at it: the entry's, a local's and getrefcount's."""
@@ -66,9 +66,9 @@ class Reuse:
                 self._kept.move_to_end(key)
                 return entry.value
             self._kept.pop(key, None)
-        begin = perf_counter()
+        begin = thread_time()
         value = unpack(packed)
-        spent_s = perf_counter() - begin
+        spent_s = thread_time() - begin
         if spent_s >= SLOW_S and entry is None:
             stream = _pickle_again(value, packed)
             if stream is None:
@@ -84,9 +84,9 @@ class Reuse:
         value = entry.value
         if sys.getrefcount(value) > OWN_REFERENCES:
             return False
-        begin = perf_counter()
+        begin = thread_time()
         is_same = _pickle_again(value, entry.packed) == entry.stream
-        if not is_same or perf_counter() - begin > entry.unpack_s:
+        if not is_same or thread_time() - begin > entry.unpack_s:
             self._given_up.add(key)
         return is_same
 
