@@ -137,7 +137,10 @@ class Simulation:
         self._rounds += 1
         for worker in list(self.workers.values()):
             self._read(worker)
-        self.dispatch(self._is_waiting or self._is_silent)
+        is_waiting = self._is_waiting or self._is_silent
+        self.dispatch(is_waiting)
+        if is_waiting and self._num_sent:
+            self._rebalance()
         if self._is_waiting:
             self._check_coexistence()
 
@@ -153,7 +156,7 @@ class Simulation:
 
     def dispatch(self, waiting: bool) -> None:
         policy = self.policy
-        if self._active:
+        if self._active and not (waiting and len(self._active) == 1 and self._dispatch_lone()):
             for key in self._active:
                 policy.ready(key, len(self.open[key]), self.cpus.get(key, 1.0))
             for send in policy.dispatch(waiting):
@@ -166,8 +169,17 @@ class Simulation:
                 if not left:
                     del self._active[key]
                     policy.ready(key, 0)
-        if waiting and self._num_sent:
-            self._rebalance()
+
+    def _dispatch_lone(self) -> bool:
+        (key,) = self._active
+        cpus = self.cpus.get(key, 1.0)
+        worker = self.policy.lone(key, cpus) if cpus and len(self.open[key]) == 1 else None
+        if worker is None:
+            return False
+        self._active.clear()
+        self._send_at[key] = 1
+        self._send(Send(worker, key, 1))
+        return True
 
     def _is_worth_it(self, send: Send) -> bool:
         mean_s = self.policy.estimates.mean_s(send.key)

@@ -49,6 +49,27 @@ def test_a_lonely_task_is_sent_at_once() -> None:
     assert policy.dispatch(waiting=True) == []
 
 
+def test_a_lone_task_finds_an_idle_worker_by_the_short_way() -> None:
+    policy = Policy(2)
+    assert policy.lone("f", 1.0) is None  # nothing is known of it
+    teach(policy, "f", 1 * MS)
+    worker = policy.lone("f", 1.0)
+    assert worker == 0
+    assert policy.lone("f", 1.0) is None  # no other worker exists yet
+    assert policy.lone("f", 3.0) is None
+    assert start(policy, "f", 1) == [(1, "f", 1)]
+    finish(policy, 0, "f", 1, 1 * MS)
+    assert policy.lone("f", 2.0) is None  # one CPU is free
+    policy.ready("wide", 1, 2.0)
+    assert policy.lone("f", 1.0) is None  # others wait, too
+    policy.ready("wide", 0)
+    assert policy.lone("f", 1.0) == 0
+    finish(policy, 0, "f", 1, 1 * MS)
+    policy.sent(0, "f", 1)
+    policy.blocked(0)
+    assert policy.lone("f", 1.0) is None
+
+
 def test_nothing_ready_sends_nothing() -> None:
     policy = Policy(2)
     policy.ready("f", 0)

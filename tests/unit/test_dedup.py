@@ -277,6 +277,16 @@ def test_kept_copies_fill_a_share_of_the_store_only(store: SmallStore) -> None:
     assert store.usage.mine <= store.capacity_bytes * 0.4
 
 
+def test_versions_of_a_large_array_do_not_fill_the_store(store: SmallStore) -> None:
+    """Changed in place and passed again and again, each more than a quarter of the store."""
+    array = np.zeros(5 * MIB // 2, dtype=np.uint8)
+    for i in range(3):
+        array[:] = i
+        intern(store, array)
+    assert store._dedup.kept_bytes() == array.nbytes
+    assert intern(store, array).nbytes == array.nbytes == store.saved_bytes
+
+
 def test_letting_go_leaves_what_is_in_use(store: SmallStore) -> None:
     array = np.arange(LARGE)
     packed = pack(array, store)

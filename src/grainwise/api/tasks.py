@@ -181,7 +181,7 @@ def _unbound(owner: Any) -> Any:
         if is_bound:  # somebody kept this one
             return owner.remote(*args, **kwargs)
         running = engine()
-        bound = _describe(running.bind(owner._exportable, owner._options), owner)
+        bound = _describe(running.bind(owner._exportable, owner._options, _later(owner)), owner)
         note_bound = getattr(running, "note_bound", None)
         if note_bound is not None:
             note_bound(owner)
@@ -190,6 +190,23 @@ def _unbound(owner: Any) -> Any:
         return bound(*args, **kwargs)
 
     return _describe(remote, owner)
+
+
+def _later(owner: Any) -> Any:
+    """Return what takes calls of a binding that somebody kept beyond the end of its session."""
+    import weakref
+
+    reference = weakref.ref(owner)
+    exportable, options = owner._exportable, owner._options
+
+    def remote(*args: Any, **kwargs: Any) -> Any:
+        again = reference()
+        if again is None:
+            exportable.is_exported = False
+            again = RemoteFunction(exportable, options)
+        return again.remote(*args, **kwargs)
+
+    return remote
 
 
 def _describe(remote: Any, owner: Any) -> Any:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
         is_closed: bool
 
-        def bind(self, function: Exportable, options: Options) -> Callable[..., Any]:
+        def bind(
+            self, function: Exportable, options: Options, again: Callable[..., Any] | None = None
+        ) -> Callable[..., Any]:
             """Return what submits a call of a function."""
             ...
 

@@ -104,9 +104,11 @@ class Engine:
         refs_module.hooks.restore = self.borders.restore
         refs_module.hooks.future = self.future
 
-    def bind(self, function: Exportable, options: Options) -> Callable[..., Any]:
-        """Return what submits a call of a function."""
-        return self.submissions.bind(function, options)
+    def bind(
+        self, function: Exportable, options: Options, again: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
+        """Return what submits a call of a function; `again` takes calls that come after the end of this engine."""
+        return self.submissions.bind(function, options, again)
 
     # -- keeping going ----------------------------------------------------------------------------------
 
@@ -123,22 +125,20 @@ class Engine:
                 "use its new refs"
             )
 
-    def wake(self, spec: TaskSpec) -> None:
+    def wake(self, spec: TaskSpec) -> bool:
         """A submitter found its queue worth a look."""
         if not self.is_closed:
             if self.turn.is_mine():  # submitted by a finalizer or signal handler that interrupted us
                 self.dispatcher.missed.append(spec)
-                return
+                return True
             with self.turn:
                 if not self.is_closed:
                     self.dispatcher.look_at(spec)
         if self.is_closed:
-            self._refuse(spec)
+            spec.open.clear()
+            return False
         self.backstop.wake()
-
-    def _refuse(self, spec: TaskSpec) -> None:
-        spec.open.clear()
-        self.check_open()
+        return True
 
     def _pump(self, timeout_s: float) -> None:
         """Read what has arrived, resolve refs, send what became possible. Only the leader is here."""

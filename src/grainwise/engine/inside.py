@@ -211,7 +211,9 @@ class Inside:
 
     # -- submitting ------------------------------------------------------------------------------------
 
-    def bind(self, function: Exportable, options: Options) -> Callable[..., Any]:
+    def bind(
+        self, function: Exportable, options: Options, again: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
         """Return what submits a call of a function."""
         if options.num_cpus > self.num_cpus:
             from ..errors import InfeasibleTaskError

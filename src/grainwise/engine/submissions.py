@@ -38,13 +38,31 @@ class Submissions:
         self._by_content: weakref.WeakValueDictionary[bytes, Function] = weakref.WeakValueDictionary()
         self._specs: weakref.WeakValueDictionary[tuple[Any, ...], TaskSpec] = weakref.WeakValueDictionary()
 
-    def bind(self, function: Exportable, options: Options) -> Callable[..., Any]:
-        """Return what submits a call of a function: the hot path of the whole library."""
+    def bind(
+        self, function: Exportable, options: Options, again: Callable[..., Any] | None
+    ) -> Callable[..., Any]:
+        """Return what submits a call of a function: the hot path of the whole library.
+
+        Args:
+            function: the function.
+            options: its options.
+            again: takes the calls that come after the end of this engine.
+        """
         spec = self.spec_of(function, options)
+        engine = self.engine
+
+        def ended(args: Any, kwargs: Any) -> Any:
+            if again is None:
+                engine.check_open()
+            return again(*args, **kwargs) if again is not None else None
+
+        def submit_any(*args: Any, **kwargs: Any) -> Any:
+            return ended(args, kwargs) if engine.is_closed else self._submit_call(spec, args, kwargs)
+
         if options.num_returns != 1:
-            return lambda *args, **kwargs: self._submit_call(spec, args, kwargs)
+            return submit_any
         queue = spec.open
-        append, wake, slow = queue.append, self.engine.wake, self._submit_call
+        append, wake, slow = queue.append, engine.wake, submit_any
         new, kind, atoms, texts, size, kind_of = _new_ref, ObjectRef, ATOMS, TEXTS, len, type
 
         def submit(*args: Any, **kwargs: Any) -> Any:
@@ -56,10 +74,10 @@ class Submissions:
                     ref._value = value
                     ref._state = spec
                     append(ref)
-                    if size(queue) >= spec.send_at:
-                        wake(spec)
+                    if size(queue) >= spec.send_at and not wake(spec):
+                        return ended(args, kwargs)
                     return ref
-            return slow(spec, args, kwargs)
+            return slow(*args, **kwargs)
 
         return submit
 

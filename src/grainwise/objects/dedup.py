@@ -161,7 +161,9 @@ class Dedup:
         return freed
 
     def kept_bytes(self) -> int:
-        """Return the bytes that are held for the sake of a living source."""
+        """Return the bytes that are held for the sake of a living source; forget entries without a copy."""
+        for key in [key for key, entry in list(self._recent.items()) if entry.blob() is None]:
+            del self._recent[key]
         return sum(
             blob.nbytes for e in list(self._recent.values()) if e.is_kept and (blob := e.blob()) is not None
         )
@@ -169,6 +171,8 @@ class Dedup:
 
 def same_content(blob: Blob, offsets: Sequence[int], parts: Sequence[memoryview]) -> bool:
     """Compare buffers with their stored copy, byte for byte."""
+    if offsets[-1] + parts[-1].nbytes != blob.nbytes:
+        return False  # other parts of the same total: their addresses would lie beyond the stored ones
     stored = blob.view(0, blob.nbytes)
     base = address_of(stored)
     return same_bytes([base + offset for offset in offsets], parts)

@@ -140,6 +140,7 @@ class Store:
         self._release_remote = release_remote
         self.on_drop = on_drop
         self._no_spill_before = 0.0
+        self._uncounted_bytes = 0
         self._lock = threading.RLock()
         self._arenas: dict[int, arenas.Arena] = {}
         self._readers: dict[int, arenas.ArenaReader] = {}
@@ -176,9 +177,12 @@ class Store:
         blob = self._write(parts, total)
         with self._lock:
             entry = self._dedup.add(print_, blob, sources)
-            excess = self._dedup.kept_bytes() - int(self.capacity_bytes * KEPT_SHARE)
-            if excess > 0 and total < self.capacity_bytes * KEPT_SHARE:
-                self._dedup.release_kept(excess)
+            self._uncounted_bytes += total
+            if self._uncounted_bytes > self.capacity_bytes * KEPT_SHARE / 8:  # a soft limit: look now and then
+                self._uncounted_bytes = 0
+                excess = self._dedup.kept_bytes() - int(self.capacity_bytes * KEPT_SHARE)
+                if excess > 0 and total < self.capacity_bytes * KEPT_SHARE:
+                    self._dedup.release_kept(excess)
         return blob, offsets
 
     def _is_same(self, entry: Any, blob: Blob, offsets: list[int], parts: Sequence[memoryview]) -> bool:
@@ -198,7 +202,10 @@ class Store:
     def put(self, parts: Sequence[memoryview]) -> tuple[Blob, list[int]]:
         """Store buffers as a new blob of their own; later equal arguments will find it."""
         offsets, total = arenas.layout([part.nbytes for part in parts])
-        return self._write(parts, total), offsets
+        blob = self._write(parts, total)
+        with self._lock:
+            self._dedup.add(fingerprint(parts), blob, ())
+        return blob, offsets
 
     def _write(self, parts: Sequence[memoryview], nbytes: int) -> Blob:
         arena_id, arena, offset = self._reserve(nbytes)
@@ -226,8 +233,7 @@ class Store:
         with self._lock:
             self.collect()
             excess = self._usage.total() + nbytes - self.capacity_bytes
-            if excess > 0:
-                self._dedup.release_kept(excess)
+            while excess > 0 and self._dedup.release_kept(excess):
                 self.collect()
                 excess = self._usage.total() + nbytes - self.capacity_bytes
             if excess > 0 and nbytes <= self.capacity_bytes:
