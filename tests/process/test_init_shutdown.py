@@ -52,7 +52,7 @@ def run_session(num_tasks: int) -> None:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("count", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_sessions_leave_nothing(count: int, no_collection: None) -> None:
     run_session(10)  # whatever is loaded once
     before = take_snapshot()
@@ -345,7 +345,9 @@ def test_a_call_that_begins_before_the_end_and_goes_on_after_it(name: str, tmp_p
     turn.may_go.set()
     thread.join(2 * LIMIT_S)
     assert not thread.is_alive()
-    if name not in ("cancel", "put"):
+    if name == "remote":
+        assert ends[0] == "fine", ends  # a session of its own took the call
+    elif name not in ("cancel", "put"):
         assert isinstance(ends[0], EngineClosedError), ends
     else:
         assert ends[0] == "fine" or isinstance(ends[0], EngineClosedError), ends
@@ -416,17 +418,18 @@ def test_shutdown_in_a_task_does_nothing(tmp_path: Path) -> None:
 def test_shutdown_in_a_signal_handler_while_the_program_waits(tmp_path: Path) -> None:
     fifo = str(tmp_path / "never")
     os.mkfifo(fifo)
-    previous = signal.signal(signal.SIGALRM, lambda *_: ray.shutdown())
+    previous = signal.signal(signal.SIGUSR1, lambda *_: ray.shutdown())
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
     try:
         ray.init(num_cpus=2)
         ref = ray.remote(lambda: Path(fifo).read_text()).remote()
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        timer.start()
         with pytest.raises(EngineClosedError):
             ray.get(ref, timeout=LIMIT_S)
         assert not ray.is_initialized()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        timer.join()
+        signal.signal(signal.SIGUSR1, previous)
 
 
 def test_ctrl_c_is_as_before_after_a_session() -> None:

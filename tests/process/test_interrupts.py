@@ -386,12 +386,15 @@ signal.signal(signal.SIGALRM, on_alarm)
 signal.setitimer(signal.ITIMER_REAL, 0.05)
 refs = []
 while not is_over:
-    refs += [double.remote(i) for i in range(10)]
-refs += [double.remote(i) for i in range(10)]
+    try:
+        refs.append(double.remote(len(refs)))
+    except EngineClosedError:  # the alarm rang in the middle of this very call
+        refs.append(double.remote(len(refs)))
 outcomes = set()
+refs += [double.remote(len(refs) + i) for i in range(10)]
 for i, ref in enumerate(refs):
     try:
-        assert ray.get(ref, timeout=60) == 2 * (i % 10)
+        assert ray.get(ref, timeout=60) == 2 * i
         outcomes.add("value")
     except EngineClosedError:
         outcomes.add("closed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -329,6 +330,71 @@ def test_wait_in_a_task_returns_at_the_first(num_cpus: int, tmp_path: Path) -> N
         return ray.get(ready[0]), len(rest), ray.get(rest[0])
 
     assert ray.get(parent.remote(), timeout=LIMIT_S) == ("quick", 1, "held")
+
+
+# --- functions that travel ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["small", "large"])
+@pytest.mark.parametrize("form", ["closure", "argument", "never called here"])
+def test_a_child_function_whose_only_holder_is_a_task_under_way(
+    num_cpus: int, form: str, size: int, tmp_path: Path
+) -> None:
+    fifo = str(tmp_path / "gate")
+    os.mkfifo(fifo)
+
+    def submit() -> Any:
+        captured = bytes(size)
+        child = ray.remote(lambda x: x + len(captured))
+        if form != "never called here":
+            assert ray.get(child.remote(1), timeout=LIMIT_S) == size + 1
+
+        def use(function: Any) -> list[int]:
+            Path(fifo).read_text()
+            return [ray.get(function.remote(i)) for i in range(3)]
+
+        if form == "closure":
+            return ray.remote(lambda: use(child)).remote()
+        return ray.remote(lambda inside: use(inside[0])).remote([child])
+
+    ref = submit()
+    gc.collect()
+    assert ray.get(ray.remote(num_cpus=0)(lambda: 1).remote(), timeout=LIMIT_S) == 1
+    Path(fifo).write_text("")
+    assert ray.get(ref, timeout=LIMIT_S) == [size, size + 1, size + 2]
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["small", "large"])
+def test_a_function_made_in_a_task_is_used_elsewhere(num_cpus: int, size: int) -> None:
+    @ray.remote
+    def make() -> Any:
+        captured = bytes(size)
+        function = ray.remote(lambda x: x + len(captured))
+        ray.get(function.remote(1))
+        return function
+
+    @ray.remote
+    def use(function: Any, x: int) -> int:
+        return ray.get(function.remote(x))
+
+    function = ray.get(make.remote(), timeout=LIMIT_S)
+    assert ray.get(function.remote(2), timeout=LIMIT_S) == size + 2
+    assert ray.get([use.remote(function, x) for x in range(5)], timeout=LIMIT_S) == [
+        size + x for x in range(5)
+    ]
+    refs = [use.remote(ray.get(make.remote(), timeout=LIMIT_S), x) for x in range(3)]
+    assert ray.get(refs, timeout=LIMIT_S) == [size, size + 1, size + 2]
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["small", "large"])
+def test_a_recursive_function_with_a_captured_value(num_cpus: int, size: int) -> None:
+    captured = bytes(size)
+
+    @ray.remote
+    def down(depth: int) -> int:
+        return len(captured) if not depth else ray.get(down.remote(depth - 1))
+
+    assert ray.get([down.remote(4) for _ in range(3)], timeout=LIMIT_S) == [size] * 3
 
 
 # --- much at once -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -135,6 +136,25 @@ template.main()
     monkeypatch.undo()
     ray.init(num_cpus=2)
     assert_pool_is_full(tmp_path)
+
+
+def test_a_system_that_allows_no_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grainwise.engine import template
+
+    bootstrap = """
+import errno, os, sys
+sys.path.insert(0, {path!r})
+from grainwise.engine import template
+
+def fail():
+    raise OSError(errno.EAGAIN, "no more")
+
+os.fork = fail
+template.main()
+"""
+    monkeypatch.setattr(template, "BOOTSTRAP", bootstrap)
+    with pytest.raises(WorkerStartError, match=os.strerror(errno.EAGAIN)):
+        ask_for_one_result()
 
 
 def test_a_worker_that_dies_now_and_then_at_its_start_does_not_matter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
 import socket
@@ -88,7 +89,7 @@ messages = st.lists(st.tuples(st.integers(), st.binary(max_size=300) | st.none()
 def test_frames_may_be_cut_anywhere(sent: list[tuple[Any, ...]], data: Any) -> None:
     stream = b"".join(map(encode, sent))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=12)) | {0, len(stream)})
-    pieces = [stream[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [stream[start:end] for start, end in itertools.pairwise(cuts)]
     assert read_until_end(channel_on(ScriptedSocket(pieces))) == sent
 
 

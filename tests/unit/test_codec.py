@@ -86,8 +86,9 @@ def test_small_immutable_values_are_atoms(value: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "x" * (ATOM_LIMIT + 1), b"x" * (ATOM_LIMIT + 1), (), (1,), [], {}, 1j, np.int64(1), np.float64(1.0), ...,
-        type("OwnInt", (int,), {})(1), type("OwnStr", (str,), {})("x"), bytearray(b"x"), LiesAboutItsClass(),
+        "x" * (ATOM_LIMIT + 1), b"x" * (ATOM_LIMIT + 1), (), (1,), [], {}, 1j, np.int64(1), ...,
+        np.float64(1.0), type("OwnInt", (int,), {})(1), type("OwnStr", (str,), {})("x"), bytearray(b"x"),
+        LiesAboutItsClass(),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -101,11 +102,13 @@ def test_everything_else_is_none(value: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        (), (1, (2, (3,))), [1, [2]], {"a": {"b": [1]}}, {1, 2}, frozenset({1}), 3 + 4j, ..., range(5), slice(1, 2),
-        "x" * 10_000, b"x" * 10_000, bytearray(b"abc"), decimal.Decimal("1.10"), fractions.Fraction(1, 3),
+        (), (1, (2, (3,))), [1, [2]], {"a": {"b": [1]}}, {1, 2}, frozenset({1}), 3 + 4j, ..., range(5),
+        slice(1, 2), "x" * 10_000, b"x" * 10_000, bytearray(b"abc"), decimal.Decimal("1.10"),
+        fractions.Fraction(1, 3),
         datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone.utc), collections.OrderedDict(a=1),
         collections.deque([1, 2], maxlen=3), collections.Counter("aab"), array.array("d", [1.5, 2.5]),
-        ValueError("x").args, int, len, types.SimpleNamespace(a=1), np.float32(1.5), np.datetime64("2024-02-29"),
+        ValueError("x").args, int, len, types.SimpleNamespace(a=1), np.float32(1.5),
+        np.datetime64("2024-02-29"),
     ],
     ids=lambda value: f"{type(value).__name__}",
 )  # fmt: skip
@@ -262,9 +265,7 @@ def test_arrays_of_every_kind(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [7, 20_000], ids=["small", "large"])
-@pytest.mark.parametrize(
-    "name", ["ints", "Fortran order", "bools", "structured", "texts", "big-endian"]
-)
+@pytest.mark.parametrize("name", ["ints", "Fortran order", "bools", "structured", "texts", "big-endian"])
 def test_arrays_arrive_read_only_whatever_their_size(name: str, count: int) -> None:
     again = round_trip(ARRAYS[name](count))
     assert not again.flags.writeable
@@ -274,7 +275,9 @@ def test_arrays_arrive_read_only_whatever_their_size(name: str, count: int) -> N
         again.flags.writeable = True
 
 
-@pytest.mark.parametrize("name", ["every other", "backwards", "transposed part", "broadcast", "times", "objects"])
+@pytest.mark.parametrize(
+    "name", ["every other", "backwards", "transposed part", "broadcast", "times", "objects"]
+)
 def test_arrays_that_numpy_pickles_in_band_are_alike_whatever_their_size(name: str) -> None:
     small, large = (round_trip(ARRAYS[name](count)) for count in (7, 20_000))
     assert small.flags.writeable == large.flags.writeable
@@ -396,8 +399,15 @@ def test_nested_values_come_back(value: Any) -> None:
 def in_main() -> Iterator[Any]:
     """A class that the program itself defines: no worker could import it."""
     main = sys.modules["__main__"]
-    code = "class Point:\n    def __init__(self, x):\n        self.x = x\n    def twice(self):\n        return 2 * self.x\n"
-    exec(code, vars(main))  # noqa: S102
+    code = """
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+    def twice(self):
+        return 2 * self.x
+"""
+    exec(code, vars(main))
     yield main
     if hasattr(main, "Point"):
         del main.Point
@@ -446,7 +456,7 @@ def test_functions_travel_with_what_they_capture() -> None:
 
 def test_a_module_that_the_user_sends_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("only_here")
-    exec("def f(x):\n    return x + 1", vars(module))  # noqa: S102
+    exec("def f(x):\n    return x + 1", vars(module))
     monkeypatch.setitem(sys.modules, "only_here", module)
     cloudpickle.register_pickle_by_value(module)
     try:

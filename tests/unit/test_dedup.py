@@ -103,8 +103,9 @@ def test_the_same_array_again_is_the_same_blob(store: SmallStore) -> None:
 
 
 def test_an_equal_array_of_another_identity_is_the_same_blob(store: SmallStore) -> None:
-    blob = intern(store, one := np.arange(LARGE))
-    assert intern(store, other := np.arange(LARGE)) is blob
+    one, other = np.arange(LARGE), np.arange(LARGE)
+    blob = intern(store, one)
+    assert intern(store, other) is blob
     del one
     assert live_blobs(store) == 1
     del other, blob

@@ -45,7 +45,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def bind(self, function: Any, options: Any) -> Any:
+    def bind(self, function: Any, options: Any, *_: Any) -> Any:
         self.calls.append(("bind", options.astuple()))
         return lambda *args, **kwargs: ("bound", args, kwargs)
 

@@ -16,7 +16,7 @@ from grainwise.errors import ObjectStoreFullError, OutOfDiskError
 from grainwise.objects import store as store_module
 from grainwise.objects.arena import Arena
 from grainwise.objects.codec import Packed, pack, unpack
-from grainwise.objects.outpost import OwnBlob, Outpost
+from grainwise.objects.outpost import Outpost, OwnBlob
 from tests.unit.small_store import MIB, OTHER_WORD, FakeUsage, SmallStore
 
 MEMORY, DISK = 42, 43

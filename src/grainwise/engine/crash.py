@@ -19,6 +19,7 @@ from .tasks import EXIT, Call, TaskSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Any
 
     from ..objects.ref import ObjectRef
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     from .driver import Engine
     from .pool import WorkerHandle
 
-_SIGINT = 2
+if not TYPE_CHECKING:
+    import _signal
+
+_SIGINT = int(_signal.SIGINT)
+_SIGURG = int(_signal.SIGURG)
 _KILLED = 9
 
 
@@ -250,7 +255,11 @@ def _cancel_sent(
     else:
         # Either it runs and is interrupted, or it is claimed behind the running one, which the worker then
         # un-claims; the limit that the attempt to take it back has set keeps it from being claimed again.
-        if not is_running:
-            engine.results.fail(item, error)
-        words[control.CANCEL] = (batch.seq << 32 | index) + 1
-        engine.pool.kill(handle, _SIGINT)
+        if is_running:
+            words[control.CANCEL] = (batch.seq << 32 | index) + 1
+            engine.pool.kill(handle, _SIGINT)
+            return
+        at = control.claim_word(batch.seq) + 1
+        words[at] = min(words[at], index)  # what lies behind comes back with the batch's end
+        engine.results.fail(item, error)
+        engine.pool.kill(handle, _SIGURG)

@@ -49,7 +49,7 @@ LATE_CHECK_S = 5e-3
 """A leader looks for stragglers so often."""
 SPIN_MISSES = 3
 """So many spins in vain, and the next waits block at once until traffic shows that spinning pays."""
-SURPLUS_S = 2.0
+SURPLUS_S = 1.0
 """Workers beyond the CPUs end after so long without work."""
 KEEP_BYTES = 32 << 20
 _new_ref = ObjectRef.__new__
@@ -107,7 +107,7 @@ class Engine:
     def bind(
         self, function: Exportable, options: Options, again: Callable[..., Any] | None = None
     ) -> Callable[..., Any]:
-        """Return what submits a call of a function; `again` takes calls that come after the end of this engine."""
+        """Return what submits a call of a function; `again` takes calls that come after this engine's end."""
         return self.submissions.bind(function, options, again)
 
     # -- keeping going ----------------------------------------------------------------------------------
@@ -131,6 +131,7 @@ class Engine:
             if self.turn.is_mine():  # submitted by a finalizer or signal handler that interrupted us
                 self.dispatcher.missed.append(spec)
                 return True
+            self.turn.shield()
             with self.turn:
                 if not self.is_closed:
                     self.dispatcher.look_at(spec)
@@ -274,6 +275,7 @@ class Engine:
     def wait_until(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Send what is open and wait; false on a timeout."""
         self.check_open()
+        self.turn.shield()  # the program may have set handlers since
         deadline = None if timeout_s is None else monotonic() + timeout_s
         with self.turn:
             self.num_waiting += 1

@@ -31,27 +31,51 @@ SLICE_S = 0.05
 """Nobody waits longer without looking around: Ctrl-C and a lost leader cost at most so much."""
 
 
+WATCHED = tuple(
+    getattr(_signal, name)
+    for name in ("SIGINT", "SIGALRM", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+    if hasattr(_signal, name)
+)
+"""Signals whose handlers programs let raise: time limits, clean ends."""
+
+
+class _Guarded:
+    """Stands before a handler of the program's: calls it at once, or when the main thread leaves the turn."""
+
+    __slots__ = ("handler", "turn")
+
+    def __init__(self, turn: Turn, handler: Any) -> None:
+        self.turn = turn
+        self.handler = handler
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.turn.is_main_inside:
+            self.turn.late_signals.append((self.handler, number))
+        else:
+            self.handler(number, frame)
+
+
 class Turn:
-    """The lock around the engine's state; not reentrant; defers Ctrl-C. Use as a context manager."""
+    """The lock around the engine's state; not reentrant; defers signal handlers. Use as a context manager."""
 
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
         self._owner = 0
         self._main_ident = _main_thread_ident()
-        self._is_main_inside = False
-        self._is_interrupted = False
-        self._handler: Any = None
+        self.is_main_inside = False
+        self.late_signals: deque[tuple[Any, int]] = deque()
+        self._is_shielding = False
         self.deferred: Callable[[], None] | None = None
 
     def __enter__(self) -> None:
         me = _thread.get_ident()
-        if self._owner == me:
+        if self._owner == me or (me == self._main_ident and self.is_main_inside):
             raise RuntimeError(
                 "grainwise was called from a signal handler or finalizer that interrupted grainwise itself - "
                 "expected such code only to set a flag or put() to a queue"
             )
         if me == self._main_ident:
-            self._is_main_inside = True
+            self.is_main_inside = True
         self._lock.acquire()
         self._owner = me
 
@@ -60,55 +84,56 @@ class Turn:
         self._owner = 0
         self._lock.release()
         if me == self._main_ident:
-            self._is_main_inside = False
-            if self._is_interrupted:
-                self._is_interrupted = False
-                raise KeyboardInterrupt
+            self.is_main_inside = False
+            while self.late_signals:
+                handler, number = self.late_signals.popleft()
+                handler(number, None)
         if self.deferred is not None:
             deferred, self.deferred = self.deferred, None
             deferred()
 
     def is_mine(self) -> bool:
         """Say whether this very thread is inside (then it was interrupted by the caller)."""
-        return self._owner == _thread.get_ident()
+        me = _thread.get_ident()
+        return self._owner == me or (me == self._main_ident and self.is_main_inside)
 
     def shield(self) -> None:
-        """Take over Ctrl-C from Python's default handler; a handler of the user's own is left alone."""
-        if _thread.get_ident() != self._main_ident or self._handler is not None:
+        """Stand before the program's signal handlers, which may raise; later ones are met at the next call.
+
+        A handler that raises in the middle of a turn would tear it.
+        """
+        if _thread.get_ident() != self._main_ident:
             return
-        before = _signal.getsignal(_signal.SIGINT)
-        deferral = getattr(before, "__self__", None)
-        if before is _signal.default_int_handler:
-            self._handler = self._on_interrupt
-            _signal.signal(_signal.SIGINT, self._handler)
-        elif isinstance(deferral, Deferral):
-            self._handler = self._on_interrupt
-            deferral.hand_over(self._handler)
+        self._is_shielding = True
+        for number in WATCHED:
+            handler = _signal.getsignal(number)
+            if callable(handler) and type(handler) is not _Guarded and not _is_deferral(handler):
+                _signal.signal(number, _Guarded(self, handler))
 
     @property
     def is_shielding(self) -> bool:
-        """Say whether Ctrl-C is in our hands."""
-        return self._handler is not None
+        """Say whether we stand before the program's handlers."""
+        return self._is_shielding
 
     def unshield(self) -> None:
-        """Give Ctrl-C back."""
-        handler, self._handler = self._handler, None
-        if handler is None or _thread.get_ident() != self._main_ident:
+        """Give the program its handlers back."""
+        self._is_shielding = False
+        if _thread.get_ident() != self._main_ident:
             return
-        if _signal.getsignal(_signal.SIGINT) == handler:
-            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        for number in WATCHED:
+            handler = _signal.getsignal(number)
+            if type(handler) is _Guarded and handler.turn is self:
+                _signal.signal(number, handler.handler)
 
-    def _on_interrupt(self, number: int, frame: Any) -> None:
-        if self._is_main_inside:
-            self._is_interrupted = True
-        else:
-            _signal.default_int_handler(number, frame)
+
+def _is_deferral(handler: Any) -> bool:
+    return isinstance(getattr(handler, "__self__", None), Deferral)
 
 
 class Deferral:
     """Keeps Ctrl-C waiting while something is started or ended that must not be left half done.
 
-    For the main thread and Python's own (or our) handler only; a handler of the user's is left alone.
+    In the main thread, and only where Ctrl-C raises KeyboardInterrupt; a handler of the user's is left alone.
     """
 
     def __init__(self) -> None:
@@ -119,8 +144,9 @@ class Deferral:
         if _thread.get_ident() != _main_thread_ident():
             return
         before = _signal.getsignal(_signal.SIGINT)
-        owner = getattr(before, "__self__", None)
-        if before is _signal.default_int_handler or isinstance(owner, Turn):
+        if type(before) is _Guarded:
+            before = before.handler
+        if before is _signal.default_int_handler:
             self._before = before
             _signal.signal(_signal.SIGINT, self._note)
 
@@ -128,18 +154,10 @@ class Deferral:
         before, self._before = self._before, None
         if before is None:
             return
-        now = _signal.getsignal(_signal.SIGINT)
-        if now == self._note:
-            # A Turn that was closed meanwhile has no handler to give back to.
-            owner = getattr(before, "__self__", None)
-            is_stale = isinstance(owner, Turn) and not owner.is_shielding
-            _signal.signal(_signal.SIGINT, _signal.default_int_handler if is_stale else before)
+        if _signal.getsignal(_signal.SIGINT) == self._note:
+            _signal.signal(_signal.SIGINT, before)  # a session that goes on guards it again at its next wait
         if self._is_interrupted:
             raise KeyboardInterrupt
-
-    def hand_over(self, handler: Any) -> None:
-        """Have this handler installed in the end."""
-        self._before = handler
 
     def _note(self, *_: object) -> None:
         self._is_interrupted = True
@@ -156,6 +174,7 @@ class Leadership:
         self._after = after
         self._lead = _thread.allocate_lock()
         self._leader = 0
+        self._num_orphaned = 0
         self._followers: deque[Any] = deque()
         self.rounds = 0
 
@@ -196,8 +215,18 @@ class Leadership:
         bell = _thread.allocate_lock()
         bell.acquire()
         self._followers.append(bell)
-        if self._lead.locked():
-            bell.acquire(timeout=timeout_s)
+        if self._lead.locked() and not bell.acquire(timeout=timeout_s):
+            self._rescue()
+
+    def _rescue(self) -> None:
+        """A handler that raised right behind `acquire` would leave a lead that nobody has: take it back."""
+        if self._lead.locked() and not self._leader:
+            self._num_orphaned += 1
+            if self._num_orphaned > 3:
+                self._num_orphaned = 0
+                self._lead.release()
+        else:
+            self._num_orphaned = 0
 
     def wake(self) -> None:
         """Have every follower look again."""

@@ -273,7 +273,7 @@ class Worker:
         words[control.STARTED] = 0
         words[control.SEQ] = seq
         self.task_name = name
-        function = self.functions[identity]
+        function = self.functions.get(identity, _gone)
         if isinstance(function, BaseException):
             function = self._failing(function)
         if len(values) > 1:
@@ -485,6 +485,11 @@ class Worker:
             number, capacity = map(int, data.split())
             self._fds[number] = (fds[0], capacity)
         return self._fds.pop(arena_id)
+
+
+def _gone(*_: object, **__: object) -> None:
+    """Stands for a function that the driver has dropped: its batch was taken back before."""
+    raise AssertionError("a batch was run whose function had been dropped")
 
 
 def _drain(queue: Any) -> list[Any]:

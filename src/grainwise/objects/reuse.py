@@ -63,7 +63,8 @@ class Reuse:
         entry = self._kept.get(key)
         if entry is not None:
             if self._is_unchanged(key, entry):
-                self._kept.move_to_end(key)
+                if key in self._kept:
+                    self._kept.move_to_end(key)
                 return entry.value
             self._kept.pop(key, None)
         begin = thread_time()
@@ -88,6 +89,7 @@ class Reuse:
         is_same = _pickle_again(value, entry.packed) == entry.stream
         if not is_same or thread_time() - begin > entry.unpack_s:
             self._given_up.add(key)
+            self._kept.pop(key, None)
         return is_same
 
     def clear(self) -> None:

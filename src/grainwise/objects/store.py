@@ -166,24 +166,34 @@ class Store:
         offsets, total = arenas.layout([part.nbytes for part in parts])
         print_ = fingerprint(parts)
         sources = roots(parts[0].obj if len(parts) == 1 else value, value)
+        same = self._find(print_, offsets, parts)
+        if same is not None:
+            with self._lock:
+                self._dedup.touch(*same, sources)
+                self.saved_bytes += total
+            return same[1], offsets
+        blob = self._write(parts, total)
+        with self._lock:
+            self._dedup.add(print_, blob, sources)
+            self._uncounted_bytes += total
+            if (
+                self._uncounted_bytes > self.capacity_bytes * KEPT_SHARE / 8
+            ):  # a soft limit: look now and then
+                self._uncounted_bytes = 0
+                kept = self._dedup.kept_bytes()
+                excess = min(kept - int(self.capacity_bytes * KEPT_SHARE), kept - total)
+                if excess > 0:  # the oldest ones, never the newest
+                    self._dedup.release_kept(excess)
+        return blob, offsets
+
+    def _find(self, print_: Any, offsets: list[int], parts: Sequence[memoryview]) -> tuple[Any, Blob] | None:
+        """Return the stored copy of buffers; look-alikes are let go of before room is made for a new one."""
         with self._lock:
             found = self._dedup.candidates(print_)
         for entry, blob in found:
             if self._is_same(entry, blob, offsets, parts):
-                with self._lock:
-                    self._dedup.touch(entry, blob, sources)
-                    self.saved_bytes += total
-                return blob, offsets
-        blob = self._write(parts, total)
-        with self._lock:
-            entry = self._dedup.add(print_, blob, sources)
-            self._uncounted_bytes += total
-            if self._uncounted_bytes > self.capacity_bytes * KEPT_SHARE / 8:  # a soft limit: look now and then
-                self._uncounted_bytes = 0
-                excess = self._dedup.kept_bytes() - int(self.capacity_bytes * KEPT_SHARE)
-                if excess > 0 and total < self.capacity_bytes * KEPT_SHARE:
-                    self._dedup.release_kept(excess)
-        return blob, offsets
+                return entry, blob
+        return None
 
     def _is_same(self, entry: Any, blob: Blob, offsets: list[int], parts: Sequence[memoryview]) -> bool:
         """Prove that buffers still hold what was stored: by the pages written since, else byte by byte."""
