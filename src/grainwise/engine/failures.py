@@ -109,8 +109,18 @@ def read_value(packed: Packed) -> Any:
     except (KeyboardInterrupt, MemoryError, GrainwiseError):
         raise
     except BaseException as error:
+        if _unpacks(packed):
+            raise  # nothing is wrong with it: a signal handler of the program's raised in the middle
         reason = f"{type(error).__name__}: {_safely(error.__str__, '')}"
         raise SerializationError(reason, what="the value of a ref", action="unpickled") from error
+
+
+def _unpacks(packed: Packed) -> bool:
+    try:
+        unpack(packed)
+    except BaseException:  # that is the question
+        return False
+    return True
 
 
 def load_error(failure: BaseException, task_name: str) -> SerializationError:
