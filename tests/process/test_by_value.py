@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,7 @@ print(size > 1_000_000, (predicted == model.predict(features)).all(), shared_byt
 
 
 @linux_only
+@pytest.mark.skipif(not find_spec("sklearn"), reason="needs scikit-learn")
 def test_a_fitted_model_is_stored_once_though_each_pickling_makes_fresh_arrays() -> None:
     """In a program of its own: what this one has imported, the workers of all later tests would import."""
     ray.shutdown()

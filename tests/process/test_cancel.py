@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 import grainwise as ray
-from grainwise.errors import GetTimeoutError, TaskCancelledError, TaskError
+from grainwise.errors import GetTimeoutError, TaskCancelledError
 
 from .full_pool import LIMIT_S, RunLog, assert_pool_is_full
 from .signposts import Sign, is_alive, wait_until_gone

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals: the program gets its exception at once, and the engine is usable or cleanly gone."""
+"""Ctrl-C and other signals: the program gets its exception at once; the engine is usable or cleanly gone."""
 
 from __future__ import annotations
 

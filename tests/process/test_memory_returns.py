@@ -43,7 +43,7 @@ def _two_workers() -> Iterator[None]:
 def test_gigabytes_through_the_store_leave_nothing(form: str) -> None:
     import numpy as np
 
-    size, count = 40 * MB, 50
+    size, count = 80 * MB, 50
     for i in range(count):
         if form == "put":
             ref = ray.put(np.full(size, i, np.uint8))

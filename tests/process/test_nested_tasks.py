@@ -29,7 +29,7 @@ def num_cpus(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def _num_processes() -> int:
-    """Return how many workers there are: children of the template, our only child with that name in it."""
+    """Return how many workers there are: children of the template, our only child of that name."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     count = 0
     for pid in children:
@@ -74,8 +74,8 @@ def test_blocked_tasks_need_few_processes(num_cpus: int) -> None:
     while ray.wait(refs, num_returns=len(refs), timeout=0.01)[1]:
         most = max(most, _num_processes())
     assert ray.get(refs, timeout=LIMIT_S) == [256] * 4
-    # Each CPU may have one chain of blocked tasks as deep as the tree, and a spare that is not needed any more.
-    assert most <= num_cpus * 5 + 2
+    # Each CPU may have a chain of blocked tasks as deep as the tree, and that twice over: see decision 008.
+    assert most <= 2 * num_cpus * 5
 
 
 def test_fibonacci_the_naive_way(num_cpus: int) -> None:

@@ -133,7 +133,9 @@ def test_one_cpu_is_one_task_at_a_time(tmp_path: Path) -> None:
     assert ray.get(refs, timeout=LIMIT_S) == [{f"task-{i}"} for i in range(200)]
 
 
-@pytest.mark.parametrize(("num_cpus", "share", "at_once"), [(2, 0.5, 4), (1, 0.25, 4), (2, 1, 2), (1.5, 0.5, 3)])
+@pytest.mark.parametrize(
+    ("num_cpus", "share", "at_once"), [(2, 0.5, 4), (1, 0.25, 4), (2, 1, 2), (1.5, 0.5, 3)]
+)
 def test_as_many_run_at_once_as_there_is_room_for(
     tmp_path: Path, num_cpus: float, share: float, at_once: int
 ) -> None:
@@ -195,7 +197,7 @@ def test_zero_cpus_leave_the_others_theirs(tmp_path: Path) -> None:
 def test_more_than_there_is_can_never_run() -> None:
     ray.init(num_cpus=2)
     greedy = ray.remote(num_cpus=3)(spin)
-    with pytest.raises(InfeasibleTaskError, match="num_cpus=3 .* at most 2") as info:
+    with pytest.raises(InfeasibleTaskError, match=r"num_cpus=3 .* at most 2") as info:
         greedy.remote()
     assert isinstance(info.value, ValueError)
     assert "spin" in str(info.value)
@@ -209,7 +211,7 @@ def test_nor_can_a_task_ask_for_it() -> None:
     def parent() -> object:
         return ray.get(ray.remote(num_cpus=2)(spin).remote())
 
-    with pytest.raises(InfeasibleTaskError, match="num_cpus=2 .* at most 1") as info:
+    with pytest.raises(InfeasibleTaskError, match=r"num_cpus=2 .* at most 1") as info:
         ray.get(parent.remote(), timeout=LIMIT_S)
     assert isinstance(info.value, TaskError)
 

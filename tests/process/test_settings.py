@@ -1,4 +1,4 @@
-"""Starting and ending: arguments of `init`, variables, the automatic start, use after the end, small limits."""
+"""Starting and ending: arguments of `init`, variables, the automatic start, use after the end, limits."""
 
 from __future__ import annotations
 
@@ -237,7 +237,9 @@ def test_twenty_sessions_leave_nothing() -> None:
     counts = set()
     for x in range(20):
         ray.init(num_cpus=2)
-        assert ray.get([remote_double.remote(i) for i in range(x)], timeout=LIMIT_S) == [2 * i for i in range(x)]
+        assert ray.get([remote_double.remote(i) for i in range(x)], timeout=LIMIT_S) == [
+            2 * i for i in range(x)
+        ]
         ray.shutdown()
         counts.add(count())
     assert len(counts) <= 2  # the first may load a library that keeps a descriptor
@@ -282,9 +284,7 @@ def blas_threads() -> tuple[dict[str, str | None], set[int]]:
 
 
 @pytest.mark.parametrize("is_warm", [False, True], ids=["not imported", "imported by the program"])
-def test_numeric_libraries_get_one_thread_per_worker(
-    monkeypatch: pytest.MonkeyPatch, is_warm: bool
-) -> None:
+def test_numeric_libraries_get_one_thread_per_worker(monkeypatch: pytest.MonkeyPatch, is_warm: bool) -> None:
     pytest.importorskip("numpy")
     pytest.importorskip("threadpoolctl")
     for name in THREAD_VARIABLES:
@@ -305,7 +305,9 @@ def test_the_limit_of_threads_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("GRAINWISE_THREADS_PER_WORKER", "2")
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
     ray.init(num_cpus=1)
-    found = ray.get(ray.remote(lambda: [os.environ[name] for name in THREAD_VARIABLES]).remote(), timeout=LIMIT_S)
+    found = ray.get(
+        ray.remote(lambda: [os.environ[name] for name in THREAD_VARIABLES]).remote(), timeout=LIMIT_S
+    )
     assert found == ["2", "2", "3"]
 
 

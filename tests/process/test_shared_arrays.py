@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,6 +140,7 @@ print("all in place")
 """
 
 
+@pytest.mark.skipif(not (find_spec("pandas") and find_spec("pyarrow")), reason="needs pandas and pyarrow")
 def test_frames_and_tables_are_read_in_place_and_can_be_worked_with() -> None:
     ray.shutdown()
     path = os.pathsep.join(filter(None, sys.path))

@@ -160,7 +160,9 @@ def test_what_a_task_has_started_ends_with_its_worker(tmp_path: Path, how: str) 
 
     @ray.remote(max_retries=0)
     def start() -> None:
-        program = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+        program = subprocess.Popen(
+            ["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=subprocess.PIPE, text=True
+        )
         assert program.stdout is not None
         begun.put_up(f"{os.getpid()} {program.pid} {program.stdout.readline()}")
         if how == "crash":

@@ -1,4 +1,4 @@
-"""However a program is started, its functions reach the workers, and it runs once: no main guard is needed."""
+"""However a program is started, its functions reach the workers, and it runs once: no main guard needed."""
 
 from __future__ import annotations
 

@@ -166,6 +166,19 @@ def test_a_full_socket_keeps_the_rest_in_order(ends: Pair) -> None:
     assert far.receive() == ("direct",)
 
 
+def test_a_new_frame_waits_behind_what_was_kept_though_there_is_room_again(ends: Pair) -> None:
+    near, far = ends
+    count = 0
+    while not near.post(encode((count, bytes(100_000)))):
+        count += 1
+    for index in range(count):  # all that went out whole: there is room again
+        assert far.receive() == (index, bytes(100_000))
+    assert near.post(encode(("new",)))
+    assert not near.flush()
+    assert far.receive() == (count, bytes(100_000))
+    assert far.receive() == ("new",)
+
+
 def test_a_frame_longer_than_the_socket_goes_out_piece_by_piece(ends: Pair) -> None:
     near, far = ends
     message = ("long", random.Random(1).randbytes(20_000_000))

@@ -17,17 +17,19 @@ class SentBatch:
         refs: the items, in order.
         base: results that have come back; they come in order.
         stop: items from here on are not the worker's any more.
+        calls: the arguments as they were sent, where something may have been lent with them.
         children: refs of tasks that an item submitted, by the item's index.
         is_blocked: the running item waits for others; it is the last one of the batch.
     """
 
-    __slots__ = ("base", "children", "flags", "is_blocked", "refs", "seq", "spec", "stop")
+    __slots__ = ("base", "calls", "children", "flags", "is_blocked", "refs", "seq", "spec", "stop")
 
     def __init__(self, seq: int, spec: TaskSpec, refs: list[ObjectRef[Any]], flags: int) -> None:
         self.seq = seq
         self.spec = spec
         self.refs = refs
         self.flags = flags
+        self.calls: list[Any] | None = None
         self.base = 0
         self.stop = len(refs)
         self.is_blocked = False

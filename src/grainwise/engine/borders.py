@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 
 from ..objects.codec import PACKED_WIRE, Packed, known_ref
-from ..objects.ref import ObjectRef
+from ..objects.ref import PACKED, ObjectRef
 from .channel import receive_fds, send_fd
 from .tasks import packed_wire
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..objects.store import Blob, Store
     from .pool import WorkerHandle
+    from .tasks import Call
 
 _identities = itertools.count(1)
 """Shared by all sessions of the process."""
@@ -97,6 +98,15 @@ class Borders:
         self._counts[identity] = self._counts.get(identity, 0) + count
         handle.ref_loans[identity] = handle.ref_loans.get(identity, 0) + count
         return identity
+
+    def unlend(self, call: Call, handle: WorkerHandle) -> None:
+        """Take back what was lent for a call that this worker will never begin, and so never gives back."""
+        for arg in call.args:
+            packed = arg._value if isinstance(arg, ObjectRef) and arg._state == PACKED else arg
+            if packed.__class__ is Packed:
+                self.returned(
+                    handle, [(blob.id, 1) for blob in packed.blobs], [(ref._id, 1) for ref in packed.refs]
+                )
 
     # -- from a worker ---------------------------------------------------------------------------------
 

@@ -187,7 +187,9 @@ class Dispatcher:
             self.post(handle, (FUNCTION, function.id, wire, seq))
             handle.functions.add(function.id)
         values = [ref._value for ref in refs]
+        calls = None
         if spec.has_calls:
+            calls = values
             lend = self.engine.borders.lender(handle)
             for value in values:
                 if value.__class__ is Call:
@@ -204,7 +206,8 @@ class Dispatcher:
         handle.next_seq = seq + 1
         if not handle.batches:
             handle.last_progress = (-1, -1, 0.0)  # its time of rest is not the run time of what comes now
-        handle.batches[seq] = SentBatch(seq, spec, refs, flags)
+        batch = handle.batches[seq] = SentBatch(seq, spec, refs, flags)
+        batch.calls = calls
         self.num_sent += 1
         self.engine.counters.batches += 1
         self.engine.counters.tasks += len(refs)
@@ -267,6 +270,9 @@ class Dispatcher:
         """Put the items of a batch from `start` on back to the front of their queue."""
         spec = batch.spec
         refs = batch.refs[start : batch.stop]
+        for call in (batch.calls or ())[start : batch.stop]:
+            if call.__class__ is Call:
+                self.engine.borders.unlend(call, handle)
         batch.stop = start
         self.policy.returned(handle.number, spec.number, len(refs))
         self.queue_first(spec, refs)

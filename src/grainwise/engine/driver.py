@@ -438,6 +438,9 @@ class Engine:
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, and touch nothing else."""
         self.is_closed = True
+        for function in list(self._bound):
+            function.unbind()
+        self.turn.abandon()
         self.pool.abandon()
         for spec in self.submissions.specs():
             spec.send_at = 0

@@ -152,11 +152,12 @@ class Inside:
     def call(self, function: Callable[..., Any], wire: tuple[Any, ...]) -> Any:
         """Unpack the arguments of a call and run it."""
         _, wires, names = wire
+        packs = [self._packed(arg) if arg.__class__ is tuple else arg for arg in wires]  # all loans, first
         args = []
-        for position, arg in enumerate(wires):
-            if arg.__class__ is tuple:
+        for position, arg in enumerate(packs):
+            if arg.__class__ is Packed:
                 try:
-                    arg = self.reuse.take(self._packed(arg))
+                    arg = self.reuse.take(arg)
                 except (KeyboardInterrupt, MemoryError):
                     raise
                 except BaseException as error:
@@ -166,6 +167,7 @@ class Inside:
                         reason, task_name=self.worker.task_name, what=what, action="unpickled"
                     ) from error
             args.append(arg)
+        del packs
         if names:
             first = len(args) - len(names)
             return function(*args[:first], **dict(zip(names, args[first:])))

@@ -99,13 +99,13 @@ def _submit(
     borders, submissions = engine.borders, engine.submissions
     if with_function is not None:
         packed = borders.adopt(with_function, handle)
-        if submissions.find(uid) is None:
-            submissions.learn_function(uid, packed, name)
+        # Kept for as long as that worker believes that we know it.
+        handle.taught[uid] = submissions.find(uid) or submissions.learn_function(uid, packed, name)
     num_cpus, num_returns, max_retries, retry_exceptions, task_name = astuple
     if isinstance(retry_exceptions, bytes):
         retry_exceptions = loads(retry_exceptions)
     options = Options(num_cpus, num_returns, max_retries, retry_exceptions, task_name)
-    function = submissions.find(uid)
+    function = handle.taught.get(uid) or submissions.find(uid)
     if function is None:
         raise LookupError(f"task {task_name!r}: its function was dropped before a worker submitted it")
     spec = submissions.known_spec(function, options)

@@ -61,6 +61,7 @@ class WorkerHandle:
     Attributes:
         uid: never used twice; slot: its words in the control page.
         number: the identity under which the policy knows it.
+        taught: functions that it has sent, by uid.
         batches: sent and not ended, by sequence number, in order.
         loans: blob id -> [blob, how often it was sent]; ref_loans: ref identity -> how often.
         stack: sequence numbers of batches whose running task is blocked, outermost first.
@@ -69,8 +70,8 @@ class WorkerHandle:
     __slots__ = (
         "batches", "channel", "crash_fd", "error_fd", "fd_socket", "functions", "is_exited", "is_up",
         "known_arenas", "last_progress", "last_words", "loans", "next_seq", "number", "output_fd",
-        "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "uid", "used_at",
-        "waits", "words", "write_blocked",
+        "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "taught", "uid",
+        "used_at", "waits", "words", "write_blocked",
     )  # fmt: skip
 
     def __init__(self, uid: int, number: int, slot: int, words: memoryview) -> None:
@@ -94,6 +95,7 @@ class WorkerHandle:
         self.pending_free: list[tuple[int, int]] = []
         self.last_progress: tuple[int, int, float] = (-1, -1, 0.0)
         self.used_at = 0.0
+        self.taught: dict[bytes, Any] = {}
         self.write_blocked = False
         self.last_words = ""
         self.output_fd = anonymous_file("output")

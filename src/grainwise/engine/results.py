@@ -53,6 +53,7 @@ class Results:
                 self._on_message(handle, inbox.popleft())
             except Exception as error:  # our bug: it must neither hang anybody nor look like the task's error
                 crash.fail_everything(self.engine, crash.internal(error))
+                self.engine.pool.kill(handle)  # it may wait for an answer that nobody can give any more
         if not channel.is_open and not handle.is_exited:
             self.engine.pool.stop_watching(handle)  # its parent will say how it ended
 

@@ -31,6 +31,8 @@ SLICE_S = 0.05
 """Nobody waits longer without looking around: Ctrl-C and a lost leader cost at most so much."""
 
 
+ORPHAN_S = 0.25
+
 WATCHED = tuple(
     getattr(_signal, name)
     for name in ("SIGINT", "SIGALRM", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
@@ -50,7 +52,7 @@ class _Guarded:
 
     def __call__(self, number: int, frame: Any) -> None:
         if self.turn.is_main_inside:
-            self.turn.late_signals.append((self.handler, number))
+            self.turn.late_signals[number] = self.handler
         else:
             self.handler(number, frame)
 
@@ -63,7 +65,8 @@ class Turn:
         self._owner = 0
         self._main_ident = _main_thread_ident()
         self.is_main_inside = False
-        self.late_signals: deque[tuple[Any, int]] = deque()
+        self.late_signals: dict[int, Any] = {}
+        """Handlers to run at the end of the stretch; as in Python itself, a signal counts once."""
         self._is_shielding = False
         self.deferred: Callable[[], None] | None = None
 
@@ -85,12 +88,29 @@ class Turn:
         self._lock.release()
         if me == self._main_ident:
             self.is_main_inside = False
-            while self.late_signals:
-                handler, number = self.late_signals.popleft()
-                handler(number, None)
+            if self.late_signals:
+                self._run_late()
         if self.deferred is not None:
             deferred, self.deferred = self.deferred, None
             deferred()
+
+    def _run_late(self) -> None:
+        """Run what was put off, all of it, though one may raise."""
+        while self.late_signals:
+            number, handler = self.late_signals.popitem()
+            try:
+                handler(number, None)
+            finally:
+                self._run_late()
+
+    def abandon(self) -> None:
+        """In a forked child: nobody is inside, and the program's handlers are its own again."""
+        self.is_main_inside = False
+        self.late_signals.clear()
+        self._owner = 0
+        self._lock = _thread.allocate_lock()
+        self._main_ident = _thread.get_ident()
+        self.unshield()
 
     def is_mine(self) -> bool:
         """Say whether this very thread is inside (then it was interrupted by the caller)."""
@@ -107,7 +127,11 @@ class Turn:
         self._is_shielding = True
         for number in WATCHED:
             handler = _signal.getsignal(number)
-            if callable(handler) and type(handler) is not _Guarded and not _is_deferral(handler):
+            if type(handler) is _Guarded:
+                if handler.turn is self:
+                    continue
+                handler = handler.handler  # left by a session that ended in another thread
+            if callable(handler) and not _is_deferral(handler):
                 _signal.signal(number, _Guarded(self, handler))
 
     @property
@@ -174,7 +198,7 @@ class Leadership:
         self._after = after
         self._lead = _thread.allocate_lock()
         self._leader = 0
-        self._num_orphaned = 0
+        self._orphan: tuple[int, float] | None = None
         self._followers: deque[Any] = deque()
         self.rounds = 0
 
@@ -205,7 +229,7 @@ class Leadership:
             self.rounds += 1
         finally:
             self._leader = 0
-            self._lead.release()
+            self._release()
             if self._followers:
                 self.wake()
         self._after()
@@ -219,14 +243,23 @@ class Leadership:
             self._rescue()
 
     def _rescue(self) -> None:
-        """A handler that raised right behind `acquire` would leave a lead that nobody has: take it back."""
-        if self._lead.locked() and not self._leader:
-            self._num_orphaned += 1
-            if self._num_orphaned > 3:
-                self._num_orphaned = 0
-                self._lead.release()
-        else:
-            self._num_orphaned = 0
+        """A handler that raised right behind `acquire` would leave a lead that nobody has: take it back.
+
+        A living leader sets its name microseconds later and finishes its round within milliseconds, so a
+        lead without a name in the same round over several slices is an orphan.
+        """
+        orphan = (self.rounds, monotonic())
+        if not self._lead.locked() or self._leader or self._orphan is None or self._orphan[0] != orphan[0]:
+            self._orphan = orphan
+        elif orphan[1] - self._orphan[1] > ORPHAN_S:
+            self._orphan = None
+            self._release()
+
+    def _release(self) -> None:
+        try:
+            self._lead.release()
+        except RuntimeError:
+            pass  # somebody took it for an orphan's
 
     def wake(self) -> None:
         """Have every follower look again."""
