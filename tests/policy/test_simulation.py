@@ -30,6 +30,12 @@ seeds = st.integers(0, 1 << 32)
 some_cpus = st.sampled_from((1, 2, 4, 16))
 
 
+def examples(count: int) -> settings:
+    """Take so many examples, and as many as the profile says when it searches."""
+    of_profile = settings().max_examples
+    return settings(max_examples=count if of_profile <= 100 else of_profile)
+
+
 def assert_done_once(simulation: Simulation) -> None:
     assert {task.num_results for task in simulation.tasks} == {1}
     assert {task.num_runs for task in simulation.tasks} == {1}
@@ -45,7 +51,7 @@ def assert_in_order(simulation: Simulation) -> None:
 
 
 @given(shapes, counts, exponents, manners, some_cpus, seeds)
-@settings(max_examples=80)
+@examples(80)
 def test_independent_tasks(
     shape: str, count: int, exponents: list[float], manner: str, num_cpus: int, seed: int
 ) -> None:
@@ -59,7 +65,7 @@ def test_independent_tasks(
 
 
 @given(shapes, counts, exponents, manners, some_cpus, st.integers(1, 20), seeds)
-@settings(max_examples=60)
+@examples(60)
 def test_tasks_that_wait_for_tasks(
     shape: str, count: int, exponents: list[float], manner: str, num_cpus: int, num_parents: int, seed: int
 ) -> None:
@@ -72,7 +78,7 @@ def test_tasks_that_wait_for_tasks(
 
 
 @given(shapes, counts, exponents, manners, some_cpus, st.integers(1, 20), seeds)
-@settings(max_examples=50)
+@examples(50)
 def test_workers_that_die(
     shape: str, count: int, exponents: list[float], manner: str, num_cpus: int, num_deaths: int, seed: int
 ) -> None:
@@ -87,7 +93,7 @@ def test_workers_that_die(
 
 
 @given(shapes, counts, exponents, manners, some_cpus, st.integers(1, 5), seeds)
-@settings(max_examples=40)
+@examples(40)
 def test_tasks_that_end_their_workers(
     shape: str, count: int, exponents: list[float], manner: str, num_cpus: int, num_killers: int, seed: int
 ) -> None:
@@ -102,7 +108,7 @@ def test_tasks_that_end_their_workers(
 
 
 @given(shapes, counts, exponents, manners, st.sampled_from((0.5, 1.0, 1.5, 2.0, 2.5, 4.0)), st.data(), seeds)
-@settings(max_examples=50)
+@examples(50)
 def test_tasks_of_other_than_one_cpu(
     shape: str, count: int, exponents: list[float], manner: str, num_cpus: float, data: Any, seed: int
 ) -> None:
@@ -136,7 +142,7 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     some_cpus,
     seeds,
 )
-@settings(max_examples=80)
+@examples(80)
 def test_makespan_is_near_the_bound_of_any_scheduler(
     shape: str, count: int, exponents: list[float], num_cpus: int, seed: int
 ) -> None:

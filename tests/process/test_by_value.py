@@ -290,6 +290,9 @@ def test_a_fitted_model_is_stored_once_though_each_pickling_makes_fresh_arrays()
 
 
 @linux_only
+@pytest.mark.xfail(
+    strict=True, reason="workers do not look for equal copies yet: docs/internals/arenas-and-references.md"
+)
 def test_a_large_argument_inside_a_task_is_found_again() -> None:
     """A task that hands its own argument on does not store it a second time."""
     array = np.random.default_rng(5).integers(0, 255, ONE, dtype=np.uint8)
@@ -308,6 +311,9 @@ def test_a_large_argument_inside_a_task_is_found_again() -> None:
 
 
 @linux_only
+@pytest.mark.xfail(
+    strict=True, reason="workers do not look for equal copies yet: docs/internals/arenas-and-references.md"
+)
 def test_a_result_that_is_an_argument_is_not_stored_again() -> None:
     array = np.random.default_rng(6).integers(0, 255, ONE, dtype=np.uint8)
     same = ray.remote(lambda value: value)

@@ -74,7 +74,7 @@ def test_blocked_tasks_need_few_processes(num_cpus: int) -> None:
     while ray.wait(refs, num_returns=len(refs), timeout=0.01)[1]:
         most = max(most, _num_processes())
     assert ray.get(refs, timeout=LIMIT_S) == [256] * 4
-    # Each CPU may have a chain of blocked tasks as deep as the tree, and that twice over: see decision 008.
+    # Each CPU may have a chain of blocked tasks as deep as the tree, and two spares are not ended yet.
     assert most <= 2 * num_cpus * 5
 
 
