@@ -74,7 +74,7 @@ def test_blocked_tasks_need_few_processes(num_cpus: int) -> None:
     while ray.wait(refs, num_returns=len(refs), timeout=0.01)[1]:
         most = max(most, _num_processes())
     assert ray.get(refs, timeout=LIMIT_S) == [256] * 4
-    # Each CPU may have a chain of blocked tasks as deep as the tree, and two spares are not ended yet.
+    # Two chains for each CPU, as deep as the tree: a worker that has just lent its CPU starts another one.
     assert most <= 2 * num_cpus * 5
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 INLINE_BATCH_BYTES = 1 << 20
 """Arguments that travel inline with one batch."""
 NO_LIMIT = (1 << 63) - 1
-BLOCK_S = 50e-6
+BLOCK_S = 200e-6
 """Estimated work of the first sub-block that a worker claims of a batch."""
 
 
@@ -157,6 +157,10 @@ class Dispatcher:
     def _pop(self, spec: TaskSpec, count: int) -> list[ObjectRef[Any]]:
         """Take refs off a queue, passing over what was cancelled or sent otherwise."""
         queue = spec.open
+        if not spec.has_calls:
+            pop = queue.popleft
+            taken = [pop() for _ in range(min(count, len(queue)))]
+            return [ref for ref in taken if ref._state is spec]
         refs: list[ObjectRef[Any]] = []
         room = INLINE_BATCH_BYTES
         popleft = queue.popleft

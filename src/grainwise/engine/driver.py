@@ -218,21 +218,28 @@ class Engine:
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """Return the values of refs, waiting for them; raise the first error in their order."""
-        position = 0
-        count = len(refs)
+        rest = iter(refs)
+        head = next(rest, None)
 
         def is_done() -> bool:
-            nonlocal position
-            while position < count and refs[position]._state.__class__ is int:
-                if refs[position]._state == FAILED:
-                    return True
-                position += 1
-            return position == count
+            nonlocal head
+            if head is None:
+                return True
+            state = head._state
+            if state.__class__ is not int or state == FAILED:
+                return state.__class__ is int
+            for ref in rest:
+                state = ref._state
+                if state.__class__ is not int or state == FAILED:
+                    head = ref
+                    return state.__class__ is int
+            head = None
+            return True
 
         if not is_done() and not self.wait_until(is_done, timeout_s):
             left = sum(ref._state.__class__ is not int for ref in refs)
             raise GetTimeoutError(
-                f"get() waited {timeout_s:g} s - {left} of {count} values were not there yet"
+                f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet"
             )
         return [ref._value if ref._state == READY else self.value(ref) for ref in refs]
 

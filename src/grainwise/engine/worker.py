@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-BLOCK_S = 50e-6
+BLOCK_S = 200e-6
 """Estimated work that is claimed at once: claims cost little, and little is out of reach of the driver."""
 MAX_BLOCK = 1024
 REPORT_S = 5e-3

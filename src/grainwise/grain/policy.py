@@ -249,7 +249,7 @@ class Policy:
                 break
             sends.append(send)
         for worker, known in list(self._workers.items()) if turn else ():
-            if known.sends == 1 and not known.is_blocked and self._held_s(known) <= self.quantum_s:
+            if known.sends == 1 and not known.is_blocked and self._held_s(known) <= 1.5 * self.quantum_s:
                 send = self._take(worker, known, waiting)
                 if send is not None:
                     sends.append(send)
