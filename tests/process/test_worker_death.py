@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import mmap
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import grainwise as ray
-from grainwise.errors import WorkerCrashedError, WorkerStartError
+from grainwise.errors import ObjectStoreFullError, WorkerCrashedError, WorkerStartError
 
 from .full_pool import LIMIT_S, RunLog, assert_pool_is_full
 
@@ -186,6 +187,66 @@ def test_what_a_worker_has_made_outlives_it(tmp_path: Path) -> None:
         assert (ray.get(stored, timeout=LIMIT_S) == -i).all()
         del whole
     assert ray.get([add.remote(ref) for ref in refs], timeout=LIMIT_S) == [-300_000 * i for i in range(4)]
+
+
+def make_and_die(nbytes: int) -> ray.ObjectRef[bytes]:
+    """Return a result whose worker is dead."""
+
+    @ray.remote
+    def make() -> tuple[int, bytes]:
+        return os.getpid(), bytes([7]) * nbytes
+
+    ref = make.remote()
+    pid = ray.get(ref, timeout=LIMIT_S)[0]
+    os.kill(pid, signal.SIGKILL)
+    await_end(pid)
+    ray.get(ray.remote(lambda: None).remote(), timeout=LIMIT_S)
+    return ref
+
+
+def test_what_dead_workers_have_left_counts_as_used() -> None:
+    """The limit of the store holds, however many workers die."""
+    ray.shutdown()
+    ray.init(num_cpus=1, object_store_memory=64 << 20, spill_dir="off")
+    refs = [make_and_die(24 << 20) for _ in range(2)]
+    with pytest.raises(ObjectStoreFullError):
+        for _ in range(3):
+            refs.append(make_and_die(24 << 20))
+    refs.clear()
+    assert len(ray.get(make_and_die(48 << 20), timeout=LIMIT_S)[1]) == 48 << 20
+
+
+def test_memory_of_dead_workers_comes_back_piece_by_piece() -> None:
+    """A small result that is kept does not keep the large ones that the same worker had made."""
+
+    @ray.remote
+    def make(nbytes: int) -> tuple[int, bytes]:
+        return os.getpid(), bytes([7]) * nbytes
+
+    def shared_memory_bytes() -> int:
+        blocks = 0
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if "memfd:grainwise" in os.readlink(f"/proc/self/fd/{fd}"):
+                    blocks += os.stat(f"/proc/self/fd/{fd}").st_blocks
+        return blocks * 512
+
+    ray.shutdown()
+    ray.init(num_cpus=1)
+    before = shared_memory_bytes()
+    large, small = make.remote(200 << 20), make.remote(200_000)
+    pids = {pid for pid, _ in ray.get([large, small], timeout=LIMIT_S)}
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        await_end(pid)
+    ray.get(ray.remote(lambda: None).remote(), timeout=LIMIT_S)
+    assert shared_memory_bytes() - before > 200 << 20
+    del large
+    deadline = time.monotonic() + LIMIT_S
+    while shared_memory_bytes() - before > 64 << 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert shared_memory_bytes() - before <= 64 << 20
+    assert ray.get(small, timeout=LIMIT_S)[1] == bytes([7]) * 200_000
 
 
 def test_many_deaths_in_one_session_hold_no_descriptors(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ class Borders:
         """Take back what was lent for a call that this worker will never begin, and so never gives back."""
         for arg in call.args:
             packed = arg._value if isinstance(arg, ObjectRef) and arg._state == PACKED else arg
-            if packed.__class__ is Packed:
+            if isinstance(packed, Packed):
                 self.returned(
                     handle, [(blob.id, 1) for blob in packed.blobs], [(ref._id, 1) for ref in packed.refs]
                 )

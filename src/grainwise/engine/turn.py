@@ -127,7 +127,7 @@ class Turn:
         self._is_shielding = True
         for number in WATCHED:
             handler = _signal.getsignal(number)
-            if type(handler) is _Guarded:
+            if isinstance(handler, _Guarded):
                 if handler.turn is self:
                     continue
                 handler = handler.handler  # left by a session that ended in another thread
@@ -146,7 +146,7 @@ class Turn:
             return
         for number in WATCHED:
             handler = _signal.getsignal(number)
-            if type(handler) is _Guarded and handler.turn is self:
+            if isinstance(handler, _Guarded) and handler.turn is self:
                 _signal.signal(number, handler.handler)
 
 
@@ -168,7 +168,7 @@ class Deferral:
         if _thread.get_ident() != _main_thread_ident():
             return
         before = _signal.getsignal(_signal.SIGINT)
-        if type(before) is _Guarded:
+        if isinstance(before, _Guarded):
             before = before.handler
         if before is _signal.default_int_handler:
             self._before = before
