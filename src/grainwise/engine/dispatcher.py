@@ -79,8 +79,15 @@ class Dispatcher:
             for spec in active:
                 specs[spec.number] = spec
                 policy.ready(spec.number, len(spec.open), spec.num_cpus)
-            for send in policy.dispatch(waiting):
-                self._send(send.worker, specs[send.key], send.count)
+            sends = policy.dispatch(waiting)
+            try:
+                while sends:
+                    send = sends.pop(0)
+                    self._send(send.worker, specs[send.key], send.count)
+            finally:
+                for send in sends:  # one could not be sent: the others stay in their queues
+                    policy.returned(send.worker, send.key, send.count)
+                    policy.ended(send.worker)
             for spec in list(active):
                 left = len(spec.open)
                 if left:
@@ -157,11 +164,13 @@ class Dispatcher:
     def _pop(self, spec: TaskSpec, count: int) -> list[ObjectRef[Any]]:
         """Take refs off a queue, passing over what was cancelled or sent otherwise."""
         queue = spec.open
+        refs: list[ObjectRef[Any]] = []
         if not spec.has_calls:
             pop = queue.popleft
-            taken = [pop() for _ in range(min(count, len(queue)))]
-            return [ref for ref in taken if ref._state is spec]
-        refs: list[ObjectRef[Any]] = []
+            while queue and len(refs) < count:
+                taken = [pop() for _ in range(min(count - len(refs), len(queue)))]
+                refs += [ref for ref in taken if ref._state is spec]
+            return refs
         room = INLINE_BATCH_BYTES
         popleft = queue.popleft
         while queue and len(refs) < count and room > 0:
