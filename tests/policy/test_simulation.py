@@ -180,6 +180,13 @@ def test_one_quick_sample_does_not_bind_the_rest() -> None:
     assert simulation.run() <= work_s(simulation) / 16 + SETTLING_S
 
 
+def test_a_wrong_estimate_is_found_out_once_and_not_once_per_worker() -> None:
+    """A function takes 10 us on small input, then 0.5 s on large: one late check must spread all of it."""
+    quick, slow = [Task(0, 1e-5) for _ in range(500)], [Task(0, 0.5) for _ in range(16)]
+    simulation = Simulation([Burst(0.0, quick), Burst(0.1, slow)], 16)
+    assert simulation.run() <= 0.1 + 0.5 + 6 * TICK_S  # two for the sub-block to be given up, two to be late
+
+
 def test_a_slow_first_call_is_forgotten() -> None:
     """Imports make the first call slow; the batches that follow are sized by what the others take."""
     tasks = [Task(0, 0.3 if i == 0 else 1e-5) for i in range(20_000)]

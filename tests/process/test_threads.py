@@ -300,6 +300,41 @@ print("fine")
     assert_nothing_left(result.mark)
 
 
+def test_daemon_threads_end_silently_with_the_program() -> None:
+    """They are stopped where they are, in the middle of a `get`, as Python stops them anywhere else."""
+    result = run_script(
+        """
+import threading
+import grainwise as ray
+ray.init(num_cpus=2)
+
+@ray.remote
+def double(x):
+    return 2 * x
+
+rounds = threading.Semaphore(0)
+
+def work(get):
+    while True:
+        refs = [double.remote(i) for i in range(10)]
+        if get:
+            ray.get(refs)
+        else:
+            ray.wait(refs, num_returns=10)
+        rounds.release()
+
+for i in range(6):
+    threading.Thread(target=work, args=(i % 2,), daemon=True).start()
+for _ in range(30):
+    rounds.acquire()
+print("end")
+""",
+        timeout=LIMIT_S,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("end\n", "", 0)
+    assert_nothing_left(result.mark)
+
+
 # --- futures and their callbacks ----------------------------------------------------------------------------
 
 

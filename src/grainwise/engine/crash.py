@@ -188,14 +188,17 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
             for ref in batch.refs[batch.base :]:
                 if ref._state is batch.spec:
                     engine.results.fail(ref, error)
-    for spec in list(engine.submissions.specs()):
-        queue, keep = spec.open, []
-        while queue:
-            keep.append(queue.popleft())
-        for ref in keep:
-            if ref._state is spec:
-                engine.results.fail(ref, error)
+    for spec in engine.submissions.specs():
+        fail_queue(engine, spec, error)
     engine.leadership.wake()
+
+
+def fail_queue(engine: Engine, spec: TaskSpec, error: BaseException) -> None:
+    """Resolve what is submitted and not sent with an error. The caller has the turn."""
+    while spec.open:
+        ref = spec.open.popleft()
+        if ref._state is spec:
+            engine.results.fail(ref, error)
 
 
 # -- cancellation --------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ SPIN_MISSES = 3
 SURPLUS_S = 1.0
 """Workers beyond the CPUs end after so long without work."""
 KEEP_BYTES = 32 << 20
+CLOSED = "the engine was shut down before this task had finished"
 _new_ref = ObjectRef.__new__
 
 
@@ -126,18 +127,19 @@ class Engine:
             )
 
     def wake(self, spec: TaskSpec) -> bool:
-        """A submitter found its queue worth a look."""
+        """A submitter found its queue worth a look; false if the engine had ended before and takes nothing."""
+        if self.turn.is_mine():  # submitted by a finalizer or signal handler that interrupted us
+            if self.is_closed:
+                return False
+            self.dispatcher.missed.append(spec)
+            return True
         if not self.is_closed:
-            if self.turn.is_mine():  # submitted by a finalizer or signal handler that interrupted us
-                self.dispatcher.missed.append(spec)
-                return True
             self.turn.shield()
-            with self.turn:
-                if not self.is_closed:
-                    self.dispatcher.look_at(spec)
-        if self.is_closed:
-            spec.open.clear()
-            return False
+        with self.turn:
+            if self.is_closed:
+                crash.fail_queue(self, spec, EngineClosedError(CLOSED))
+                return False
+            self.dispatcher.look_at(spec)
         self.backstop.wake()
         return True
 
@@ -419,9 +421,7 @@ class Engine:
         self.kick()
         self.backstop.stop()
         with self.turn:
-            crash.fail_everything(
-                self, EngineClosedError("the engine was shut down before this task had finished")
-            )
+            crash.fail_everything(self, EngineClosedError(CLOSED))
             self.pool.end_processes()
             for handle in self.pool.workers.values():
                 self.output.forget(handle)
@@ -451,6 +451,7 @@ class Engine:
         self.pool.abandon()
         for spec in self.submissions.specs():
             spec.send_at = 0
+            spec.open.clear()
         for fd in self._wake_fds:
             os.close(fd)
 
