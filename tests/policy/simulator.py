@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grainwise.engine.backstop import TICK_S
-from grainwise.engine.dispatcher import BLOCK_S
-from grainwise.engine.nested import IN_PLACE_S
+from grainwise.engine.driver.backstop import TICK_S
+from grainwise.engine.driver.dispatcher import BLOCK_S
+from grainwise.engine.driver.nested import IN_PLACE_S
 from grainwise.grain.policy import MAX_EXTRA_WORKERS, Policy, Progress, Send
 from tests.policy.virtual_worker import Batch, Burst, Task, Wait, Worker
 

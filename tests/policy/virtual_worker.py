@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from grainwise.engine.worker import BLOCK_S, MAX_BLOCK, REPORT_S
+from grainwise.engine.worker.loop import BLOCK_S, MAX_BLOCK, REPORT_S
 from grainwise.grain.policy import Policy
 
 NO_LIMIT = 1 << 62

@@ -83,7 +83,7 @@ def test_it_works_again_when_the_cause_is_gone(
 
 def test_failures_far_apart_count_as_well(broken_interpreter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that takes long before it fails must not be tried for ever."""
-    from grainwise.engine import pool
+    from grainwise.engine.processes import pool
 
     monkeypatch.setattr(pool, "START_WINDOW_S", 0.0, raising=False)
     with pytest.raises(WorkerStartError, match="no licence"):
@@ -113,12 +113,13 @@ def test_workers_that_die_while_they_start(monkeypatch: pytest.MonkeyPatch, tmp_
     """The interpreter is fine, each worker forked from it is not."""
     starts = tmp_path / "starts"
     starts.touch()
-    from grainwise.engine import template
+    from grainwise.engine.processes import template
 
     bootstrap = f"""
 import sys
 sys.path.insert(0, {{path!r}})
-from grainwise.engine import template, worker
+from grainwise.engine.processes import template
+from grainwise.engine.worker import loop as worker
 
 def fail(*args):
     with open({str(starts)!r}, "a") as file:
@@ -139,12 +140,12 @@ template.main()
 
 
 def test_a_system_that_allows_no_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grainwise.engine import template
+    from grainwise.engine.processes import template
 
     bootstrap = """
 import errno, os, sys
 sys.path.insert(0, {path!r})
-from grainwise.engine import template
+from grainwise.engine.processes import template
 
 def fail():
     raise OSError(errno.EAGAIN, "no more")
@@ -163,12 +164,13 @@ def test_a_worker_that_dies_now_and_then_at_its_start_does_not_matter(
     """Three starts fail; the task never notices, and is not charged for it."""
     starts = tmp_path / "starts"
     starts.touch()
-    from grainwise.engine import template
+    from grainwise.engine.processes import template
 
     bootstrap = f"""
 import os, sys
 sys.path.insert(0, {{path!r}})
-from grainwise.engine import template, worker
+from grainwise.engine.processes import template
+from grainwise.engine.worker import loop as worker
 
 run_worker = worker.run_worker
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grainwise.engine import channel as channel_module
-from grainwise.engine.channel import (
+from grainwise.engine.wire import channel as channel_module
+from grainwise.engine.wire.channel import (
     CHUNK_BYTES,
     HEADER_BYTES,
     LONG_CHUNK_BYTES,

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import grainwise
-from grainwise.engine import control
-from grainwise.engine.control import take_back
-from grainwise.engine.dispatcher import NO_LIMIT
-from grainwise.engine.worker import Batch, Worker
+from grainwise.engine.driver.dispatcher import NO_LIMIT
+from grainwise.engine.wire import control
+from grainwise.engine.wire.control import take_back
+from grainwise.engine.worker.loop import Batch, Worker
 
 SEQ = 7
 CLAIM = control.claim_word(SEQ)
@@ -277,8 +277,8 @@ WORKER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from os import sched_yield
-from grainwise.engine import control
-from grainwise.engine.worker import Batch, Worker
+from grainwise.engine.wire import control
+from grainwise.engine.worker.loop import Batch, Worker
 
 fd, count, rounds = map(int, sys.argv[2:5])
 words = memoryview(control.open_page(fd)).cast("Q")

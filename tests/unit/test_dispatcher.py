@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from grainwise.engine import control, tasks
-from grainwise.engine import dispatcher as dispatcher_module
-from grainwise.engine.dispatcher import INLINE_BATCH_BYTES, NO_LIMIT, Dispatcher
-from grainwise.engine.tasks import EACH, FUNCTION, RUN, Call, Function, TaskSpec
+from grainwise.engine.driver import dispatcher as dispatcher_module
+from grainwise.engine.driver.dispatcher import INLINE_BATCH_BYTES, NO_LIMIT, Dispatcher
+from grainwise.engine.wire import control, tasks
+from grainwise.engine.wire.tasks import EACH, FUNCTION, RUN, Call, Function, TaskSpec
 from grainwise.errors import EngineClosedError
 from grainwise.objects.codec import CALL_WIRE, pack
 from grainwise.objects.ref import READY, ObjectRef

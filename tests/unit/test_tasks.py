@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grainwise.engine import tasks
-from grainwise.engine.batches import SentBatch
-from grainwise.engine.tasks import Call, Function, TaskSpec, argument_name, function_identity, packed_wire
+from grainwise.engine.driver.batches import SentBatch
+from grainwise.engine.wire import tasks
+from grainwise.engine.wire.tasks import (
+    Call,
+    Function,
+    TaskSpec,
+    argument_name,
+    function_identity,
+    packed_wire,
+)
 from grainwise.objects.codec import CALL_WIRE, PACKED_WIRE, Packed, pack
 from grainwise.objects.ref import FAILED, PACKED, READY, ObjectRef
 from tests.unit.small_store import ListSink

@@ -9,8 +9,8 @@ from time import monotonic
 
 import pytest
 
-from grainwise.engine import turn as turn_module
-from grainwise.engine.turn import Deferral, Leadership, Turn
+from grainwise.engine.driver import turn as turn_module
+from grainwise.engine.driver.turn import Deferral, Leadership, Turn
 
 WAIT_S = 30.0
 """Only a failing test waits so long."""

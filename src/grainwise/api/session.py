@@ -65,7 +65,7 @@ def shutdown() -> None:
     end = getattr(engine, "shutdown", None)
     if end is None:
         return  # there is no session, or we are inside a task of one
-    from ..engine.turn import Deferral
+    from ..engine.driver.turn import Deferral
 
     with Deferral():
         end()
@@ -99,12 +99,12 @@ def engine() -> EngineLike:
 
 
 def _start(settings: Any) -> EngineLike:
-    from ..engine.pool import open_pool
-    from ..engine.turn import Deferral
+    from ..engine.driver.turn import Deferral
+    from ..engine.processes.pool import open_pool
 
     with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
         pool = open_pool(settings)
-        from ..engine.driver import Engine  # while the template boots
+        from ..engine.driver.engine import Engine  # while the template boots
 
         started = Engine(settings, pool)
         current.install(started)

@@ -307,6 +307,9 @@ class Policy:
             is_late = known.is_blocked or seen.running_s > 2 * mean_s + 4 * self.costs.round_trip_s
             worth_s = (spare + 1) // 2 * mean_s
             if is_late and seen.running_s > self.floor_s:
+                if not known.is_blocked and len(known.held) == 1:  # it has told its cost without an end
+                    (name,) = known.held
+                    self.estimates.learn(name, 1, seen.running_s, seen.running_s)
                 takes.append(TakeBack(worker, seen.unstarted))
             elif worth_s >= 2 * (2 * self.costs.round_trip_s + 2 * self.costs.message_s):
                 takes.append(TakeBack(worker, (spare + 1) // 2))

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import weakref
 
-from ..errors import InfeasibleTaskError
-from ..objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
-from ..objects.ref import FAILED, ObjectRef
-from .failures import pack_or_name
-from .tasks import Call, Function, TaskSpec, argument_name, function_identity
+from ...errors import InfeasibleTaskError
+from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
+from ...objects.ref import FAILED, ObjectRef
+from ..wire.failures import pack_or_name
+from ..wire.tasks import Call, Function, TaskSpec, argument_name, function_identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .current import Exportable, Options
-    from .driver import Engine
+    from ..current import Exportable, Options
+    from .engine import Engine
 
 _new_ref = ObjectRef.__new__
 

@@ -17,14 +17,15 @@ import weakref
 from collections import deque
 from time import monotonic, perf_counter
 
-from ..errors import GetTimeoutError, SerializationError, TaskCancelledError
-from ..objects import ref as refs_module
-from ..objects.codec import ERROR_WIRE, Packed, is_atom, known_ref, serialize, unpack
-from ..objects.ref import FAILED, PACKED, READY, ObjectRef
-from ..objects.reuse import Reuse
-from . import control, current
-from .failures import pack_or_name, read_error, read_value
-from .tasks import (
+from ...errors import GetTimeoutError, SerializationError, TaskCancelledError
+from ...objects import ref as refs_module
+from ...objects.codec import ERROR_WIRE, Packed, is_atom, known_ref, serialize, unpack
+from ...objects.ref import FAILED, PACKED, READY, ObjectRef
+from ...objects.reuse import Reuse
+from .. import current
+from ..wire import control
+from ..wire.failures import pack_or_name, read_error, read_value
+from ..wire.tasks import (
     CANCEL_REF,
     EXIT,
     IN_PLACE,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from .current import Exportable, Options
-    from .worker import Worker
+    from ..current import Exportable, Options
+    from .loop import Worker
 
 MULTI_WIRE = 4
 REF_WIRE = 3
@@ -218,7 +219,7 @@ class Inside:
     ) -> Callable[..., Any]:
         """Return what submits a call of a function."""
         if options.num_cpus > self.num_cpus:
-            from ..errors import InfeasibleTaskError
+            from ...errors import InfeasibleTaskError
 
             raise InfeasibleTaskError(
                 f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
@@ -424,7 +425,7 @@ class Inside:
                 self.is_waiting = False
                 self.waited_s = waited_s + perf_counter() - begin
         if answer.is_there and answer.values is None:
-            from .worker import Cancelled
+            from .loop import Cancelled
 
             raise Cancelled
         for identity, wire in answer.values or ():

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GrainwiseError, InternalError, TaskCancelledError, WorkerCrashedError, WorkerStartError
-from . import control, nested, template
-from .process import read_tail
-from .tasks import EXIT, Call, TaskSpec
+from ...errors import GrainwiseError, InternalError, TaskCancelledError, WorkerCrashedError, WorkerStartError
+from ..processes import template
+from ..processes.process import read_tail
+from ..wire import control
+from ..wire.tasks import EXIT, Call, TaskSpec
+from . import nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from typing import Any
 
-    from ..objects.ref import ObjectRef
+    from ...objects.ref import ObjectRef
+    from ..processes.pool import WorkerHandle
     from .batches import SentBatch
-    from .driver import Engine
-    from .pool import WorkerHandle
+    from .engine import Engine
 
 if not TYPE_CHECKING:
     import _signal

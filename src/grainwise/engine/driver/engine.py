@@ -19,21 +19,23 @@ import weakref
 from collections import deque
 from time import monotonic, perf_counter
 
-from ..errors import EngineClosedError, GetTimeoutError
-from ..objects import ref as refs_module
-from ..objects.codec import is_atom
-from ..objects.ref import FAILED, PACKED, READY, ObjectRef
-from ..objects.store import Store, Usage
-from . import control, crash, current
+from ...errors import EngineClosedError, GetTimeoutError
+from ...objects import ref as refs_module
+from ...objects.codec import is_atom
+from ...objects.ref import FAILED, PACKED, READY, ObjectRef
+from ...objects.store import Store, Usage
+from .. import current
+from ..processes.output import Output
+from ..wire import control
+from ..wire.channel import SPIN_S
+from ..wire.failures import pack_or_name, read_value
+from ..wire.tasks import FREE, TaskSpec
+from . import crash
 from .backstop import Backstop
 from .borders import Borders
-from .channel import SPIN_S
 from .dispatcher import Dispatcher
-from .failures import pack_or_name, read_value
-from .output import Output
 from .results import Results
 from .submissions import Submissions
-from .tasks import FREE, TaskSpec
 from .turn import Leadership, Turn
 
 TYPE_CHECKING = False
@@ -41,9 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from ..config import Settings
-    from .current import Exportable, Options
-    from .pool import Pool
+    from ...config import Settings
+    from ..current import Exportable, Options
+    from ..processes.pool import Pool
 
 LATE_CHECK_S = 5e-3
 """A leader looks for stragglers so often."""
@@ -127,7 +129,7 @@ class Engine:
             )
 
     def wake(self, spec: TaskSpec) -> bool:
-        """A submitter found its queue worth a look; false if the engine had ended before and takes nothing."""
+        """A submitter found its queue worth a look; false if the engine had ended before."""
         if self.turn.is_mine():  # submitted by a finalizer or signal handler that interrupted us
             if self.is_closed:
                 return False

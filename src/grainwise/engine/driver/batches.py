@@ -6,8 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..objects.ref import ObjectRef
-    from .tasks import TaskSpec
+    from ...objects.ref import ObjectRef
+    from ..wire.tasks import TaskSpec
 
 
 class SentBatch:

@@ -65,7 +65,7 @@ class Tail:
         return data[:cut]
 
     def _punch(self) -> None:
-        from ..objects.lease import punch_hole
+        from ...objects.lease import punch_hole
 
         start = self.punched // 4096 * 4096
         end = self.offset // 4096 * 4096

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..errors import TaskCancelledError
-from ..objects.codec import ERROR_WIRE, PACKED_WIRE, loads, serialize
-from ..objects.ref import FAILED, PACKED, READY, ObjectRef
-from . import control
-from .current import Options
-from .inside import MULTI_WIRE, REF_WIRE
-from .tasks import CANCEL_REF, EACH, IN_PLACE, PUT, SUBMIT, UNWANT, VALUES, WANT, Call, TaskSpec
+from ...errors import TaskCancelledError
+from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads, serialize
+from ...objects.ref import FAILED, PACKED, READY, ObjectRef
+from ..current import Options
+from ..wire import control
+from ..wire.tasks import CANCEL_REF, EACH, IN_PLACE, PUT, SUBMIT, UNWANT, VALUES, WANT, Call, TaskSpec
+from ..worker.inside import MULTI_WIRE, REF_WIRE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from ..processes.pool import WorkerHandle
     from .batches import SentBatch
-    from .driver import Engine
-    from .pool import WorkerHandle
+    from .engine import Engine
 
 MAX_LOOKS = 256
 IN_PLACE_S = 2e-3

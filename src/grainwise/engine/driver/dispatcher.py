@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections import deque
 from time import perf_counter
 
-from ..errors import GrainwiseError, WorkerStartError
-from ..grain.policy import Policy, Progress
-from . import control, crash
+from ...errors import GrainwiseError, WorkerStartError
+from ...grain.policy import Policy, Progress
+from ..wire import control
+from ..wire.channel import encode
+from ..wire.tasks import EACH, FORGET, FREE, FUNCTION, RUN, Call, TaskSpec, dead_functions, dead_keys
+from . import crash
 from .batches import SentBatch
-from .channel import encode
-from .tasks import EACH, FORGET, FREE, FUNCTION, RUN, Call, TaskSpec, dead_functions, dead_keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from ..objects.ref import ObjectRef
-    from .driver import Engine
-    from .pool import WorkerHandle
+    from ...objects.ref import ObjectRef
+    from ..processes.pool import WorkerHandle
+    from .engine import Engine
 
 INLINE_BATCH_BYTES = 1 << 20
 """Arguments that travel inline with one batch."""

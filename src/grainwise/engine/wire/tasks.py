@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 from collections import deque
 
-from ..objects.codec import CALL_WIRE, PACKED_WIRE, Packed
-from ..objects.ref import PACKED, READY, ObjectRef
+from ...objects.codec import CALL_WIRE, PACKED_WIRE, Packed
+from ...objects.ref import PACKED, READY, ObjectRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

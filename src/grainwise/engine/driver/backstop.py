@@ -14,7 +14,7 @@ from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .driver import Engine
+    from .engine import Engine
 
 TICK_S = 5e-3
 LINGER_S = 1.5

@@ -14,17 +14,18 @@ import select
 import socket
 import sys
 
-from ..errors import WorkerStartError
-from . import control, template
-from .channel import NO_SIGNAL, Channel, fd_pair, pair, send_fd
+from ...errors import WorkerStartError
+from ..wire import control
+from ..wire.channel import NO_SIGNAL, Channel, fd_pair, pair, send_fd
+from . import template
 from .process import anonymous_file, read_tail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..config import Settings
-    from .batches import SentBatch
+    from ...config import Settings
+    from ..driver.batches import SentBatch
 
 MAX_START_FAILURES = 5
 IDLE_TIMEOUT_S = 1
@@ -149,7 +150,7 @@ class Pool:
         """Start the template; returns at once."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._template_error_fd = anonymous_file("template")
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        root = __file__.rsplit(os.sep + "grainwise" + os.sep, 1)[0]
         executable = sys.executable or "python3"
         try:
             self._template_pid = os.posix_spawn(

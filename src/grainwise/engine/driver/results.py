@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections import deque
 from time import monotonic
 
-from ..errors import TaskCancelledError
-from ..objects.codec import ERROR_WIRE
-from ..objects.ref import FAILED, PACKED, READY
+from ...errors import TaskCancelledError
+from ...objects.codec import ERROR_WIRE
+from ...objects.ref import FAILED, PACKED, READY
+from ..wire.failures import read_error
+from ..wire.tasks import READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
+from ..worker.inside import MULTI_WIRE
 from . import crash, nested
-from .failures import read_error
-from .inside import MULTI_WIRE
-from .tasks import READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ..objects.ref import ObjectRef
+    from ...objects.ref import ObjectRef
+    from ..processes.pool import WorkerHandle
     from .batches import SentBatch
-    from .driver import Engine
-    from .pool import WorkerHandle
+    from .engine import Engine
 
 
 class Results:

@@ -21,10 +21,22 @@ import sys
 import threading
 from time import perf_counter
 
-from ..objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
-from . import control
-from .channel import Channel, receive_fds, send_fd
-from .tasks import DROP, EACH, EXIT, FORGET, FREE, FUNCTION, READY_TO_RUN, RESULTS, RETURNED, RUN, VALUES
+from ...objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
+from ..wire import control
+from ..wire.channel import Channel, receive_fds, send_fd
+from ..wire.tasks import (
+    DROP,
+    EACH,
+    EXIT,
+    FORGET,
+    FREE,
+    FUNCTION,
+    READY_TO_RUN,
+    RESULTS,
+    RETURNED,
+    RUN,
+    VALUES,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -210,7 +222,7 @@ class Worker:
 
     def after_fork(self) -> None:
         """In a process that a task has forked: it is no worker, and must not act as one."""
-        from . import current
+        from .. import current
 
         self.is_twin = True
         self.shielded = 1 << 30
@@ -456,7 +468,7 @@ class Worker:
 
     def _error_wire(self, error: BaseException) -> tuple[Any, ...]:
         """Return an exception as a result; try the pickle once here, so that it can't fail at the driver."""
-        from .failures import error_wire
+        from ..wire.failures import error_wire
 
         if isinstance(error, Cancelled):
             return (ERROR_WIRE, None, self.task_name, "cancelled", os.getpid())
@@ -466,7 +478,7 @@ class Worker:
         """Return what stands for a function that could not be unpickled."""
 
         def fail(*_: object, **__: object) -> None:
-            from .failures import load_error
+            from ..wire.failures import load_error
 
             raise load_error(failure, self.task_name)
 
@@ -508,10 +520,10 @@ def run_worker(
     """Set up a freshly forked worker and serve until the driver is gone."""
     import socket
 
-    from ..objects.outpost import Outpost
-    from ..objects.store import Usage
+    from ...objects.outpost import Outpost
+    from ...objects.store import Usage
+    from ..processes.process import die_with_parent, redirect_output
     from .inside import Inside
-    from .process import die_with_parent, redirect_output
 
     die_with_parent(parent)
     main_fd, side_fd, out_fd, err_fd, crash_fd = fds

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ..errors import SerializationError, TaskError, trim_traceback
-from ..objects.codec import ERROR_WIRE, Packed, loads, pack, serialize, unpack
+from ...errors import SerializationError, TaskError, trim_traceback
+from ...objects.codec import ERROR_WIRE, Packed, loads, pack, serialize, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def pack_or_name(value: object, sink: Any, *, what: str, name: str, task_name: s
     Raises:
         SerializationError: names the culprit and the path to it.
     """
-    from ..errors import GrainwiseError
+    from ...errors import GrainwiseError
 
     try:
         return pack(value, sink)
@@ -82,7 +82,7 @@ def pack_or_name(value: object, sink: Any, *, what: str, name: str, task_name: s
     except MemoryError:
         raise
     except Exception as error:
-        from ..objects.culprit import describe, find_culprit
+        from ...objects.culprit import describe, find_culprit
 
         culprit = find_culprit(value, name=name)
         if culprit is None and _travels(value) is not None:
@@ -102,7 +102,7 @@ def read_value(packed: Packed) -> Any:
     Raises:
         SerializationError: it can't be unpickled here; quotes the original text.
     """
-    from ..errors import GrainwiseError
+    from ...errors import GrainwiseError
 
     try:
         return unpack(packed)

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import itertools
 
-from ..objects.codec import PACKED_WIRE, Packed, known_ref
-from ..objects.ref import PACKED, ObjectRef
-from .channel import receive_fds, send_fd
-from .tasks import packed_wire
+from ...objects.codec import PACKED_WIRE, Packed, known_ref
+from ...objects.ref import PACKED, ObjectRef
+from ..wire.channel import receive_fds, send_fd
+from ..wire.tasks import packed_wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ..objects.store import Blob, Store
-    from .pool import WorkerHandle
-    from .tasks import Call
+    from ...objects.store import Blob, Store
+    from ..processes.pool import WorkerHandle
+    from ..wire.tasks import Call
 
 _identities = itertools.count(1)
 """Shared by all sessions of the process."""
@@ -51,7 +51,7 @@ class Borders:
         """Return the ref of an identity that is being unpickled in this process."""
         ref = known_ref(identity) or self.refs.get(identity)
         if ref is None:
-            from ..errors import ObjectLostError
+            from ...errors import ObjectLostError
 
             raise ObjectLostError(
                 f"the value behind ref {identity:032x} is gone - expected a ref that is still held "

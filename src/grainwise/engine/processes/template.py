@@ -45,7 +45,7 @@ CONTROL_FD = 3
 BOOTSTRAP = """\
 import sys
 sys.path[:] = [{path!r}, *(entry for entry in sys.path if entry)]
-from grainwise.engine.template import main
+from grainwise.engine.processes.template import main
 main()
 """
 
@@ -118,8 +118,10 @@ class Template:
         import faulthandler  # noqa: F401
         import traceback  # noqa: F401
 
-        from ..objects import culprit, outpost  # noqa: F401
-        from . import failures, inside, process, worker  # noqa: F401
+        from ...objects import culprit, outpost  # noqa: F401
+        from ..wire import failures  # noqa: F401
+        from ..worker import inside, loop  # noqa: F401
+        from . import process  # noqa: F401
 
         size = int.from_bytes(read_exactly(self.control, 8), "little")
         import _pickle
@@ -148,7 +150,7 @@ class Template:
 
     def _serve(self) -> bool:
         """Take one request; false at the end of file."""
-        from .channel import receive_fds
+        from ..wire.channel import receive_fds
 
         try:
             data, fds = receive_fds(self.control, MESSAGE.size, MAX_FDS)
@@ -194,7 +196,7 @@ class Template:
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             os.setpgid(0, 0)
             self.control.close()
-            from .worker import run_worker
+            from ..worker.loop import run_worker
 
             run_worker(uid, slot, parent, self.control_page, fds, self.settings)
             status = 0

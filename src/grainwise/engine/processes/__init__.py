@@ -1,0 +1,1 @@
+"""Starting, watching and ending processes: the template, the workers, their output."""
