@@ -5,6 +5,8 @@
 | `num_cpus` | `num_cpus` | `GRAINWISE_NUM_CPUS` | CPUs that this process may use (affinity, cgroup quota) |
 | `object_store_memory_bytes` | `object_store_memory` | `GRAINWISE_OBJECT_STORE_MEMORY` | 30 % of the memory |
 | `spill_directory` | `spill_dir` | `GRAINWISE_SPILL_DIR` | the temp folder; "off" turns spilling off |
+| `batching` | `batching` | `GRAINWISE_BATCHING` | "auto" |
+| `take_back` | - | `GRAINWISE_TAKE_BACK` | "barriers" where the kernel has them, else "locks" |
 | `threads_per_worker` | - | `GRAINWISE_THREADS_PER_WORKER` | 1 |
 """
 
@@ -27,14 +29,22 @@ class Settings:
         num_cpus: tasks of one CPU that run at once, > 0.
         object_store_memory_bytes: what large objects may fill in shared memory before they spill.
         spill_directory: folder for what does not fit, None to raise `ObjectStoreFullError` instead.
+        batching: tasks per batch, 0 for as many as is good; a task's own option goes first.
+        take_back: how driver and workers agree on who runs what: "barriers" (locks where there are none) or
+            "locks".
         threads_per_worker: limit for the thread pools of native libraries (BLAS, OpenMP) in each worker.
     """
 
-    __slots__ = ("num_cpus", "object_store_memory_bytes", "spill_directory", "threads_per_worker")
+    __slots__ = (
+        "batching", "num_cpus", "object_store_memory_bytes", "spill_directory", "take_back",
+        "threads_per_worker",
+    )  # fmt: skip
 
+    batching: int
     num_cpus: float
     object_store_memory_bytes: int
     spill_directory: str | None
+    take_back: str
     threads_per_worker: int
 
     def __init__(self, **fields: Any) -> None:
@@ -49,7 +59,10 @@ class Settings:
 
 
 def resolve(
-    num_cpus: float | None = None, object_store_memory: int | None = None, spill_dir: str | None = None
+    num_cpus: float | None = None,
+    object_store_memory: int | None = None,
+    spill_dir: str | None = None,
+    batching: str | int | None = None,
 ) -> Settings:
     """Return settings from arguments, then variables, then defaults.
 
@@ -71,12 +84,41 @@ def resolve(
     threads = _number("threads_per_worker", None, "GRAINWISE_THREADS_PER_WORKER")
     if threads is not None and (threads < 1 or threads != int(threads)):
         raise ValueError(f"GRAINWISE_THREADS_PER_WORKER must be a whole number from 1 up, got {threads:g}")
+    take_back = os.environ.get("GRAINWISE_TAKE_BACK") or "barriers"
+    if take_back not in ("barriers", "locks"):
+        raise ValueError(f'GRAINWISE_TAKE_BACK expected "barriers" or "locks", got {take_back!r}')
+    if batching is not None:
+        size = check_batching("init(batching=...)", batching)
+    else:
+        size = check_batching("GRAINWISE_BATCHING", os.environ.get("GRAINWISE_BATCHING") or "auto")
     return Settings(
+        batching=size,
         num_cpus=cpus,
         object_store_memory_bytes=int(store),
         spill_directory=_spill_directory(spill_dir),
+        take_back=take_back,
         threads_per_worker=int(threads or 1),
     )
+
+
+def check_batching(source: str, value: Any) -> int:
+    """Return the tasks per batch that "auto" (0), "off" (1) or a number asks for.
+
+    Raises:
+        TypeError: it is neither text nor a whole number.
+        ValueError: it is no such text, or below 1.
+    """
+    if isinstance(value, str):
+        if value in ("auto", "off"):
+            return int(value == "off")
+        if not value.isdecimal():
+            raise ValueError(f'{source} expected "auto", "off" or a number, got {value!r}')
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f'{source} expected "auto", "off" or an int, got {type(value).__name__}')
+    if value < 1:
+        raise ValueError(f"{source} expected at least 1 task per batch, got {value}")
+    return value
 
 
 def _number(name: str, value: Any, variable: str) -> float | None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from grainwise.engine.driver.backstop import TICK_S
 from grainwise.engine.driver.dispatcher import BLOCK_S
 from grainwise.engine.driver.nested import IN_PLACE_S
+from grainwise.engine.worker.loop import EAGER_S, REPORT_S
 from grainwise.grain.policy import MAX_EXTRA_WORKERS, Policy, Progress, Send
 from tests.policy.virtual_worker import Batch, Burst, Task, Wait, Worker
 
 STUCK_S = 20.0
+FEW = 64
+"""So many workers can be looked at after each event."""
 TINY = 1e-9
 
 
@@ -28,21 +32,26 @@ class Simulation:
     Attributes:
         trace: what the driver sent and took back: (time, what, worker, key, count).
         crumbs: batches sent while it submitted that were not worth a message.
-        coexisted_s: how long, at most, a waiting driver had both a free CPU and a task not begun.
+        coexisted_s: how long, at most, a waiting driver had a free CPU beside one task not begun.
+        most_held_s: the most estimated work that a worker was left with by a send, its longest task aside.
     """
 
     def __init__(
-        self, bursts: Sequence[Burst], num_cpus: float, cpus: dict[int, float] | None = None,
-        deaths: Sequence[float] = (), seed: int = 0,
+        self, bursts: Sequence[Burst], num_cpus: float, cpus: Mapping[Hashable, float] | None = None,
+        deaths: Sequence[float] = (), seed: int = 0, policy: Policy | None = None,
     ) -> None:  # fmt: skip
-        self.policy = Policy(num_cpus)
+        self.policy = policy or Policy(num_cpus)
         self.cpus = cpus or {}
-        self.now = self.busy_until = self.coexisted_s = 0.0
+        # What workers are told not to undercut: the reports of all must not keep the driver busy.
+        self.report_s = max(REPORT_S, self.policy.quantum_s)
+        self.eager_s = max(EAGER_S, 2 * num_cpus * self.policy.costs.message_s)
+        self.now = self.busy_until = self.coexisted_s = self.most_held_s = 0.0
         self.trace: list[tuple[float, str, int, int, int]] = []
         self.crumbs: list[Send] = []
         self.num_taken = self.num_deaths = self.num_left = self.num_resolved = 0
         self.tasks: list[Task] = []
         self.workers: dict[int, Worker] = {}
+        self.mail: dict[Worker, None] = {}
         self.open: dict[int, deque[Task]] = {}
         self._rng = random.Random(seed)
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -52,7 +61,8 @@ class Simulation:
         self._suspects: set[int] = set()
         self._bursts = deque((burst.time_s, deque(map(self.register, burst.tasks))) for burst in bursts)
         self._is_waiting = self._is_silent = self._is_pump_due = False
-        self._coexist_since: float | None = None
+        self._coexisting: dict[Task, float] = {}
+        self._next_check_s = 0.0
         for time_s in deaths:
             self.at(time_s, self.die, None)
 
@@ -96,8 +106,11 @@ class Simulation:
             if not tasks:
                 break
             task = tasks.popleft()
-            self.open[task.key].append(task)
+            task.is_submitted = True
             self._spend(self.policy.costs.submit_s)
+            if task.num_missing:
+                continue  # whoever resolves the last of its inputs queues it
+            self.open[task.key].append(task)
             if len(self.open[task.key]) >= self._send_at[task.key]:
                 self._look_at(task.key)
                 break
@@ -122,6 +135,7 @@ class Simulation:
 
         def arrive() -> None:
             worker.inbox.append(message)
+            self.mail[worker] = None
             if self._is_waiting:
                 self._pump()
 
@@ -135,13 +149,15 @@ class Simulation:
             return
         self._is_pump_due = False
         self._rounds += 1
-        for worker in list(self.workers.values()):
+        mail, self.mail = self.mail, {}
+        for worker in mail:
             self._read(worker)
         is_waiting = self._is_waiting or self._is_silent
         self.dispatch(is_waiting)
-        if is_waiting and self._num_sent:
+        if is_waiting and self._num_sent and self.policy.may_take_back():
             self._rebalance()
-        if self._is_waiting:
+        if self._is_waiting and (len(self.workers) <= FEW or self.now >= self._next_check_s):
+            self._next_check_s = self.now + TICK_S
             self._check_coexistence()
 
     def _look_at(self, key: int) -> None:
@@ -158,7 +174,7 @@ class Simulation:
         policy = self.policy
         if self._active and not (waiting and len(self._active) == 1 and self._dispatch_lone()):
             for key in self._active:
-                policy.ready(key, len(self.open[key]), self.cpus.get(key, 1.0))
+                policy.ready(key, len(self.open[key]), self._cpus_of(key))
             for send in policy.dispatch(waiting):
                 if not waiting and not self._is_worth_it(send):
                     self.crumbs.append(send)
@@ -172,77 +188,113 @@ class Simulation:
 
     def _dispatch_lone(self) -> bool:
         (key,) = self._active
-        cpus = self.cpus.get(key, 1.0)
+        cpus = self._cpus_of(key)
         worker = self.policy.lone(key, cpus) if cpus and len(self.open[key]) == 1 else None
         if worker is None:
             return False
         self._active.clear()
         self._send_at[key] = 1
-        self._send(Send(worker, key, 1))
+        self._send(Send(worker, [(key, 1)], self.policy.mean_s(key) or 0.0, self.policy.floor_s))
         return True
 
     def _is_worth_it(self, send: Send) -> bool:
-        mean_s = self.policy.estimates.mean_s(send.key)
+        policy = self.policy
         return (
-            mean_s is None
-            or send.count >= self.policy.full_batch
-            or send.count * mean_s >= self.policy.floor_s
+            send.count >= policy.full_batch
+            or send.worth_s >= policy.floor_s
+            or any(policy.mean_s(key) is None or key in self._suspects for key, _ in send.parts)
         )
 
     def _send(self, send: Send) -> None:
+        policy = self.policy
         worker = self.workers.get(send.worker)
         if worker is None:
             worker = self.workers[send.worker] = Worker(self, send.worker)
-        key, items = send.key, list[Task]()
-        assert isinstance(key, int)
-        if not worker.batches:
+        cpus = max(self._cpus_of(key) for key, _ in send.parts)
+        if not worker.batches and len(self.workers) <= FEW:
             in_use = self.cpus_in_use()
-            assert in_use + self.cpus.get(key, 1.0) <= self.policy.num_cpus + TINY, (
-                f"{in_use} CPUs are in use"
-            )
-        while self.open[key] and len(items) < (1 if key in self._suspects else send.count):
-            task = self.open[key].popleft()
-            if not task.is_sent and not task.num_results:
-                task.is_sent = True
-                items.append(task)
-        if len(items) < send.count:
-            self.policy.returned(send.worker, key, send.count - len(items))
-        if items:
-            self._send_batch(worker, key, items)
-        else:
-            self.policy.ended(send.worker)
+            assert in_use + cpus <= policy.num_cpus + TINY, f"{in_use} CPUs are in use"
+        items = list[Task]()
+        for key, count in send.parts:
+            left = count
+            while self.open[key] and left:
+                task = self.open[key].popleft()
+                if not task.is_sent and not task.num_results:
+                    task.is_sent = True
+                    items.append(task)
+                    left -= 1
+            if left:
+                policy.returned(send.worker, key, left)
+        if not items:
+            policy.ended(send.worker)
+            return
+        for task in policy.follow(send, items, self._may_follow, _num_missing, self._key_of):
+            task.is_sent = True
+            items.append(task)
+        self._send_batch(worker, items, cpus)
 
-    def _send_batch(self, worker: Worker, key: int, items: list[Task], in_place: bool = False) -> None:
-        estimates = self.policy.estimates
-        mean_s = estimates.mean_s(key)
-        hint = 1 if mean_s is None else int(BLOCK_S / max(mean_s, 1e-8))
+    def _may_follow(self, task: Task) -> list[Task]:
+        return [each for each in task.dependents if each.is_submitted and not each.is_sent]
+
+    def _key_of(self, task: Task) -> tuple[int, float]:
+        return task.key, self._cpus_of(task.key)
+
+    def _cpus_of(self, key: Hashable) -> float:
+        return self.cpus.get(key, 1.0)
+
+    def _send_batch(self, worker: Worker, items: list[Task], cpus: float, in_place: bool = False) -> None:
+        policy, key = self.policy, items[0].key
+        hints = {key: self._hint(key) for key in {task.key for task in items}}
         self._next_seq += 1
-        batch = Batch(self._next_seq, key, items, min(hint, 4 * estimates.largest_batch(key)), in_place)
+        batch = Batch(self._next_seq, items, hints, in_place, cpus)
+        batch.is_eager = any(self._may_follow(task) for task in items[:-1])
+        before = set[Task]()
+        for task in items:
+            assert task.num_missing <= len(task.inputs), "an input counted twice"
+            if task.num_missing:
+                assert all(each.num_results or each in before for each in task.inputs), "an input is missing"
+            if task.dependents:
+                before.add(task)
         if not worker.batches:
             worker.progress = (-1, -1, 0.0)  # its time of rest is no run time
         worker.batches[batch.seq] = batch
         assert in_place or len(worker.batches) <= 2, "a worker holds more than two batches"
+        if not worker.stack:
+            self._measure_held(worker)
         self._num_sent += 1
         self.trace.append((self.now, "send", worker.number, key, len(items)))
-        self._spend(self.policy.costs.message_s)
-        self.at(self.busy_until + self.policy.costs.round_trip_s / 2, worker.deliver, batch)
+        self._spend(policy.costs.message_s)
+        self.at(self.busy_until + policy.costs.round_trip_s / 2, worker.deliver, batch)
+
+    def _hint(self, key: int) -> int:
+        mean_s = self.policy.mean_s(key)
+        if mean_s is None:
+            return 1
+        return min(int(BLOCK_S / max(mean_s, 1e-8)), 4 * self.policy.largest_batch(key))
+
+    def _measure_held(self, worker: Worker) -> None:
+        held_s, longest_s = 0.0, 0.0
+        for batch in worker.batches.values():
+            for key, count in Counter(task.key for task in batch.items[batch.base : batch.stop]).items():
+                mean_s = self.policy.mean_s(key) or 0.0
+                held_s, longest_s = held_s + count * mean_s, max(longest_s, mean_s)
+        self.most_held_s = max(self.most_held_s, held_s - longest_s)
 
     def _rebalance(self) -> None:
         progress = {}
         for worker in self.workers.values():
-            unstarted = 0
-            if worker.is_up:
-                unstarted = sum(
-                    max(0, batch.stop - max(batch.claim, batch.base))
-                    for batch in worker.batches.values()
-                    if not batch.is_blocked and batch.key not in self._suspects
-                )
+            unstarted = tied = 0
+            for batch in worker.batches.values() if worker.is_up else ():
+                if not batch.is_blocked:
+                    rest = batch.items[max(batch.claim, batch.base) : batch.stop]
+                    unstarted += len(rest)
+                    tied += sum(1 for task in rest if task.num_missing)
             if unstarted:
                 running = worker.batch
                 mark = (0, 0) if running is None else (running.seq, running.done(self.now))
                 if mark != worker.progress[:2]:
                     worker.progress = (*mark, self.now)
-                progress[worker.number] = Progress(unstarted, self.now - worker.progress[2])
+                progress[worker.number] = Progress(unstarted, self.now - worker.progress[2], tied)
         num_taken = self.num_taken
         for take in self.policy.rebalance(progress) if progress else ():
             self._take_back(self.workers[take.worker], take.count)
@@ -257,21 +309,24 @@ class Simulation:
             batch.limit = start
             count -= batch.stop - start
             self.num_taken += batch.stop - start
-            self.trace.append((self.now, "take", worker.number, batch.key, batch.stop - start))
+            self.trace.append((self.now, "take", worker.number, batch.items[start].key, batch.stop - start))
             self._spend(self.policy.costs.message_s)
             self._requeue(worker, batch, start)
 
     def _requeue(self, worker: Worker, batch: Batch, start: int) -> None:
         items, batch.stop = batch.items[start : batch.stop], start
-        self.policy.returned(worker.number, batch.key, len(items))
-        self._queue_first(batch.key, items)
+        for key, count in Counter(task.key for task in items).items():
+            self.policy.returned(worker.number, key, count)
+        self._queue_first(items)
 
-    def _queue_first(self, key: int, items: list[Task]) -> None:
+    def _queue_first(self, items: list[Task]) -> None:
+        """Put tasks back to the front; those whose inputs are missing wait for them again."""
         for task in reversed(items):
             if not task.num_results:
                 task.is_sent = False
-                self.open[key].appendleft(task)
-        self._active[key] = None
+                if not task.num_missing:
+                    self.open[task.key].appendleft(task)
+                    self._active[task.key] = None
 
     # -- receiving, as `results` and `nested` do it ----------------------------------------------------
 
@@ -285,18 +340,20 @@ class Simulation:
                 self._on_want(worker, *rest)
 
     def _on_results(
-        self, worker: Worker, seq: int, start: int, end: int, timed: int, total_s: float, worst_s: float,
+        self, worker: Worker, seq: int, start: int, end: int, times: dict[int, tuple[int, float, float]],
         stopped: int,
     ) -> None:  # fmt: skip
         batch = worker.batches[seq]
+        counts = Counter(task.key for task in batch.items[start:end])
         for task in batch.items[start:end]:
             self._spend(self.policy.costs.finish_s)
             self._resolve(task)
         batch.base = end
-        if timed or end > start:
-            self.policy.finished(worker.number, batch.key, end - start, timed, total_s, worst_s)
-        if end > start:
-            self._suspects.discard(batch.key)
+        for key in counts | times:
+            self.policy.finished(worker.number, key, counts[key], *times.get(key, (0, 0.0, 0.0)))
+            if key in self._suspects and counts[key]:
+                self._suspects.discard(key)
+                self.policy.suspect(key, False)
         if stopped >= 0:
             del worker.batches[seq]
             self._num_sent -= 1
@@ -313,18 +370,25 @@ class Simulation:
         task.num_results += 1
         self.num_left -= 1
         self.num_resolved += 1
+        for each in task.dependents:
+            each.num_missing -= 1
+            if not each.num_missing and each.is_submitted and not each.is_sent:
+                self.open[each.key].append(each)
+                self._active[each.key] = None
         wait = task.waiter
-        if wait is not None and all(child.num_results for child in wait.tasks) and not wait.worker.is_dead:
-            wait.worker.stack.remove(wait.seq)
-            wait.worker.batches[wait.seq].is_blocked = False
-            self._count_blocked(wait.worker)
-            self._spend(self.policy.costs.message_s)
-            self.at(self.busy_until + self.policy.costs.round_trip_s / 2, wait.worker.deliver, wait.tasks)
+        if wait is not None:
+            wait.num_left -= 1
+            if not wait.num_left and not wait.worker.is_dead:
+                wait.worker.stack.remove(wait)
+                wait.worker.batches[wait.seq].is_blocked = False
+                self._count_blocked(wait.worker)
+                self._spend(self.policy.costs.message_s)
+                self.at(self.busy_until + self.policy.costs.round_trip_s / 2, wait.worker.deliver, wait.tasks)
 
     def _on_want(self, worker: Worker, seq: int, index: int, children: list[Task]) -> None:
         wait = Wait(worker, seq, children)
         for task in reversed(children):
-            task.parent, task.waiter = worker, wait
+            task.parent, task.waiter, task.is_submitted = worker, wait, True
             self.open[task.key].appendleft(task)
             self._active[task.key] = None
         for batch in list(worker.batches.values()):
@@ -335,7 +399,7 @@ class Simulation:
                 batch.limit = 0
                 self._requeue(worker, batch, batch.base)
         worker.batches[seq].is_blocked = True
-        worker.stack.append(seq)
+        worker.stack.append(wait)
         self._count_blocked(worker)
         self._offer(worker)
 
@@ -350,15 +414,12 @@ class Simulation:
         """Send a blocked worker children of its own, to run on top of the task that waits for them."""
         if not worker.stack or any(b.in_place and not b.is_blocked for b in worker.batches.values()):
             return
-        running = worker.batches[worker.stack[-1]]
-        wanted = [
-            t for t in self.tasks if t.waiter and (t.waiter.worker, t.waiter.seq) == (worker, running.seq)
-        ]
+        wanted = worker.stack[-1].tasks
         chosen = [t for t in wanted if not t.is_sent and not t.num_results and t.key not in self._suspects]
         if not chosen:
             return
         key = chosen[0].key
-        mean_s = self.policy.estimates.mean_s(key)
+        mean_s = self.policy.mean_s(key)
         share = len(wanted) / (2 * self.policy.num_cpus)
         room = 1 if mean_s is None else max(1, int(min(IN_PLACE_S / max(mean_s, 1e-8), share)))
         chosen = [task for task in chosen if task.key == key][:room]
@@ -366,7 +427,7 @@ class Simulation:
             task.is_sent = True
         self.policy.resumed(worker.number)
         self.policy.sent(worker.number, key, len(chosen))
-        self._send_batch(worker, key, chosen, in_place=True)
+        self._send_batch(worker, chosen, self._cpus_of(key), in_place=True)
 
     # -- dying, as `crash` does it ---------------------------------------------------------------------
 
@@ -391,8 +452,10 @@ class Simulation:
         for batch in reversed(list(worker.batches.values())):
             rest = batch.items[batch.base : batch.stop]
             if running is not None and running[0] == batch.seq and batch.base <= running[1] < batch.stop:
-                self._suspects.add(batch.key)
-            self._queue_first(batch.key, rest)
+                suspect = batch.items[running[1]].key
+                self._suspects.add(suspect)
+                self.policy.suspect(suspect, True)
+            self._queue_first(rest)
         self.policy.died(worker.number)
         del self.workers[worker.number]
         self._pump()
@@ -403,31 +466,37 @@ class Simulation:
         """Return what the workers occupy that are not blocked, by the batch that each runs or will run."""
         in_use = 0.0
         for worker in self.workers.values():
-            live = [b.key for b in worker.batches.values() if b.base < b.stop and not b.is_blocked]
+            live = [b.cpus for b in worker.batches.values() if b.base < b.stop and not b.is_blocked]
             if live:
-                in_use += self.cpus.get(live[-1 if worker.stack else 0], 1.0)
+                in_use += live[-1 if worker.stack else 0]
         return in_use
 
     def _check_coexistence(self) -> None:
-        """Measure how long a free CPU and a task that nobody has claimed exist side by side."""
+        """Measure how long a free CPU and a task that could run and nobody has claimed stand side by side."""
         free = self.policy.num_cpus - self.cpus_in_use()
         busy = [worker.batches for worker in self.workers.values() if worker.batches]
-        num_without_cpu = sum(not self.cpus.get(next(iter(batches.values())).key, 1.0) for batches in busy)
+        num_without_cpu = sum(not next(iter(batches.values())).cpus for batches in busy)
         is_worker_free = len(busy) < len(self.workers) and num_without_cpu < MAX_EXTRA_WORKERS
-        waiting = {
-            key for key, queue in self.open.items() if any(not t.is_sent and not t.num_results for t in queue)
-        }
+        found: dict[Task, float] = {}
+        for task in self._unclaimed() if free > TINY or is_worker_free else ():
+            need = self._cpus_of(task.key)
+            if need <= free + TINY and (need or is_worker_free):
+                found[task] = self._coexisting.get(task, self.now)
+        self._coexisting = found
+        self.coexisted_s = max(self.coexisted_s, self.now - min(found.values(), default=self.now))
+
+    def _unclaimed(self) -> Iterator[Task]:
+        for queue in self.open.values():
+            for task in queue:
+                if not task.is_sent and not task.num_results and task.key not in self._suspects:
+                    yield task
         for worker in self.workers.values():
-            if worker.is_up:
-                held = [
-                    b for b in worker.batches.values() if max(b.claim, b.base) < b.stop and not b.is_blocked
-                ]
-                waiting |= {batch.key for batch in held}
-        waiting -= self._suspects
-        needs = [self.cpus.get(key, 1.0) for key in waiting]
-        if any(need <= free + TINY and (need or is_worker_free) for need in needs):
-            if self._coexist_since is None:
-                self._coexist_since = self.now
-            self.coexisted_s = max(self.coexisted_s, self.now - self._coexist_since)
-        else:
-            self._coexist_since = None
+            for batch in worker.batches.values() if worker.is_up else ():
+                if not batch.is_blocked:
+                    for task in islice(batch.items, max(batch.claim, batch.base), batch.stop):
+                        if not task.num_missing and task.key not in self._suspects:
+                            yield task
+
+
+def _num_missing(task: Task) -> int:
+    return task.num_missing

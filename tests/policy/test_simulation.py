@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainwise.grain.policy import MAX_EXTRA_WORKERS
+from tests.policy.bounds import longest_s, message_bound, work_s
 from tests.policy.simulator import TICK_S, Simulation
 from tests.policy.virtual_worker import STARTUP_S, Burst, Child, Task
-from tests.policy.workloads import SHAPES, draw_tasks, longest_s, message_bound, submit, work_s
+from tests.policy.workloads import SHAPES, draw_tasks, submit
 
 COEXIST_S = 2 * TICK_S + 5e-3
 """A free CPU beside a task that nobody claimed: two looks (one starts the clock), and being late."""

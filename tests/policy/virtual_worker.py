@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from grainwise.engine.worker.loop import BLOCK_S, MAX_BLOCK, REPORT_S
@@ -19,6 +19,8 @@ class Engine(Protocol):
 
     now: float
     policy: Policy
+    report_s: float
+    eager_s: float
 
     def at(self, time_s: float, action: Callable[..., None], *args: Any) -> None: ...
     def post(self, worker: Worker, message: tuple[Any, ...]) -> None: ...
@@ -35,25 +37,37 @@ class Child(NamedTuple):
 
 
 class Task:
-    """One call. `kills`: so many of its runs end their worker."""
+    """One call. `kills`: so many of its runs end their worker; `inputs`: tasks whose results it takes."""
 
     __slots__ = (
         "children",
         "cost_s",
+        "dependents",
+        "inputs",
         "is_sent",
+        "is_submitted",
         "key",
         "kills",
+        "num_missing",
         "num_results",
         "num_runs",
         "parent",
         "waiter",
     )
 
-    def __init__(self, key: int, cost_s: float, children: Sequence[Child] = (), kills: int = 0) -> None:
+    def __init__(
+        self, key: int, cost_s: float, children: Sequence[Child] = (), kills: int = 0,
+        inputs: Sequence[Task] = (),
+    ) -> None:  # fmt: skip
         self.key, self.cost_s, self.children, self.kills = key, cost_s, children, kills
+        self.inputs = tuple(dict.fromkeys(inputs))
+        self.dependents: list[Task] = []
+        for each in self.inputs:
+            each.dependents.append(self)
+        self.num_missing = len(self.inputs)  # of these, the driver has no result yet
         self.parent: Worker | None = None
         self.waiter: Wait | None = None
-        self.is_sent = False
+        self.is_submitted = self.is_sent = False
         self.num_runs = self.num_results = 0
 
 
@@ -67,22 +81,34 @@ class Burst(NamedTuple):
 class Batch:
     """What was sent, with the words that both sides share: `claim` and `limit`."""
 
-    def __init__(self, seq: int, key: int, items: list[Task], hint: int, in_place: bool) -> None:
-        self.seq, self.key, self.items, self.hint, self.in_place = seq, key, items, hint, in_place
+    def __init__(
+        self, seq: int, items: list[Task], hints: Mapping[int, int], in_place: bool, cpus: float
+    ) -> None:
+        self.seq, self.items, self.hints, self.in_place, self.cpus = seq, items, hints, in_place, cpus
+        self.is_eager = False  # somebody waits for results of it
         self.base, self.stop, self.is_blocked = 0, len(items), False  # the driver's
         self.claim, self.limit = 0, NO_LIMIT
         self.cut, self.sent, self.ends = len(items), 0, list[float]()  # the worker's
-        self.timed, self.spent_s, self.worst_s = 0, 0.0, 0.0
+        self.times: dict[int, tuple[int, float, float]] = {}  # by key: items, their time, the worst
         self.seen = -1  # results at the reporter's last tick
+        self.part_ends = [len(items)] * len(items)  # where the run of items of one key ends
+        for i in range(len(items) - 2, -1, -1):
+            self.part_ends[i] = self.part_ends[i + 1] if items[i].key == items[i + 1].key else i + 1
 
     def done(self, now: float) -> int:
         return bisect_right(self.ends, now + 1e-12)
 
+    def time(self, key: int, count: int, spent_s: float) -> None:
+        timed, total_s, worst_s = self.times.get(key, (0, 0.0, 0.0))
+        self.times[key] = timed + count, total_s + spent_s, max(worst_s, spent_s / count)
 
-class Wait(NamedTuple):
-    worker: Worker
-    seq: int
-    tasks: list[Task]
+
+class Wait:
+    """A task of a worker's batch `seq` waits for its children."""
+
+    def __init__(self, worker: Worker, seq: int, tasks: list[Task]) -> None:
+        self.worker, self.seq, self.tasks = worker, seq, tasks
+        self.num_left = len(tasks)
 
 
 class Worker:
@@ -91,7 +117,7 @@ class Worker:
     def __init__(self, engine: Engine, number: int) -> None:
         self.engine, self.number = engine, number
         self.batches: dict[int, Batch] = {}
-        self.stack: list[int] = []
+        self.stack: list[Wait] = []
         self.progress: tuple[int, int, float] = (-1, -1, 0.0)
         self.inbox: deque[tuple[Any, ...]] = deque()  # on its way to the driver, arrived
         self.mailbox: deque[Any] = deque()
@@ -125,11 +151,14 @@ class Worker:
         outer, self.batch = self.batch, batch
         if len(batch.items) > 1 and not self.has_reporter:
             self.has_reporter = True
-            self.engine.at(self.engine.now + REPORT_S, self._report_late)
+            self.engine.at(self.engine.now + self.engine.report_s, self._report_late)
         yield self.engine.policy.costs.batch_s
-        size, last_report_s = max(1, min(batch.hint, MAX_BLOCK)), self.engine.now
+        size, last_report_s = 0, self.engine.now
+        report_s = self.engine.eager_s if batch.is_eager else self.engine.report_s
         while True:
             first = len(batch.ends)
+            if first < batch.cut and (not first or batch.part_ends[first - 1] == first):
+                size = max(1, min(batch.hints[batch.items[first].key], MAX_BLOCK))
             stop = self._claim(batch, first, size)
             if stop <= first:
                 break
@@ -138,17 +167,17 @@ class Worker:
             while len(batch.ends) < min(batch.claim, batch.cut):  # the reporter may lower the claim
                 waited_s += yield from self._run_items(batch, stop)
             spent_s, count = self.engine.now - begin_s - waited_s, len(batch.ends) - first
-            batch.spent_s, batch.timed = batch.spent_s + spent_s, batch.timed + count
-            batch.worst_s = max(batch.worst_s, spent_s / count)
+            batch.time(batch.items[first].key, count, spent_s)
             size = max(1, min(MAX_BLOCK, 4 * size, int(BLOCK_S / max(spent_s / count, 1e-8))))
-            if self.engine.now - last_report_s > REPORT_S and len(batch.ends) < batch.cut:
+            if self.engine.now - last_report_s > report_s and len(batch.ends) < batch.cut:
                 self._report(batch, -1)
                 last_report_s = self.engine.now
         self.batch = outer
         self._report(batch, len(batch.ends))
 
     def _claim(self, batch: Batch, first: int, size: int) -> int:
-        batch.claim = min(first + size, batch.cut)
+        part_end = batch.part_ends[first] if first < batch.cut else batch.cut
+        batch.claim = min(first + size, batch.cut, part_end)
         if batch.limit < batch.claim:
             batch.claim = max(first, batch.limit)
         return batch.claim
@@ -201,9 +230,8 @@ class Worker:
         end = batch.done(self.engine.now)
         if end == batch.sent and stopped < 0:
             return
-        timing = batch.timed, batch.spent_s, batch.worst_s
-        self.engine.post(self, ("results", batch.seq, batch.sent, end, *timing, stopped))
-        batch.sent, batch.timed, batch.spent_s, batch.worst_s = end, 0, 0.0, 0.0
+        self.engine.post(self, ("results", batch.seq, batch.sent, end, batch.times, stopped))
+        batch.sent, batch.times = end, {}
 
     def _report_late(self) -> None:
         """The reporter thread: what waits behind a long item is reported, not timed yet, or given up."""
@@ -216,4 +244,4 @@ class Worker:
                     batch.claim = min(batch.claim, done + 1)
                 batch.seen = done
                 self._report(batch, -1)
-            self.engine.at(self.engine.now + REPORT_S, self._report_late)
+            self.engine.at(self.engine.now + self.engine.report_s, self._report_late)

@@ -6,10 +6,13 @@ import math
 import random
 from collections.abc import Sequence
 
-from tests.policy.simulator import Simulation
 from tests.policy.virtual_worker import Burst, Child, Task
 
-SHAPES = ("uniform", "exponential", "pareto", "bimodal", "slow ones last", "slow ones first", "drift")
+SHAPES = (
+    "uniform", "exponential", "pareto", "bimodal", "slow ones last", "slow ones first", "drift", "sorted",
+    "adversarial",
+)  # fmt: skip
+GRAPHS = ("chains", "tree", "layers", "random", "fan-out", "fan-in", "diamonds")
 MAX_TOTAL_S = 5.0
 
 
@@ -29,7 +32,55 @@ def draw_costs(shape: str, count: int, mean_s: float, rng: random.Random) -> lis
         return [mean_s * 50] * few + [mean_s] * (count - few)
     if shape == "drift":
         return [mean_s * (1 + 20 * i / count) for i in range(count)]
+    if shape == "sorted":
+        return sorted(mean_s * rng.expovariate(1.0) for _ in range(count))
+    if shape == "adversarial":  # as soon as the estimate has settled, the next one is a thousand times slower
+        return [mean_s * (20.0 if i % 20 == 19 else 0.02) for i in range(count)]
     return [mean_s] * count
+
+
+def draw_graph(kind: str, costs_s: Sequence[float], rng: random.Random, num_keys: int = 1) -> list[Task]:
+    """Return tasks that depend on each other, inputs first; keys by what they do."""
+    count = len(costs_s)
+    if kind == "tree":
+        return draw_tree(costs_s[0], costs_s[-1], (count + 1) // 2)
+    tasks: list[Task] = []
+    width = max(1, round(math.sqrt(count)))
+    for i, cost_s in enumerate(costs_s):
+        inputs: list[Task] = []
+        if kind == "chains":
+            inputs = tasks[i - width : i - width + 1] if i >= width else []
+        elif kind == "layers" and i >= width:
+            layer = tasks[(i // width - 1) * width : (i // width) * width]
+            inputs = rng.sample(layer, min(len(layer), rng.randrange(1, 4)))
+        elif kind == "random" and i:
+            inputs = rng.sample(tasks[max(0, i - 3 * width) :], min(i, rng.randrange(4)))
+        elif kind == "fan-out":
+            inputs = tasks[:1]
+        elif kind == "fan-in" and i == count - 1:
+            inputs = tasks
+        elif kind == "diamonds" and i:  # one task, then ten, then one that needs the ten
+            at = i % 11
+            inputs = tasks[i - 10 : i] if at == 0 and i >= 11 else tasks[i - at : i - at + 1]
+        tasks.append(Task(rng.randrange(num_keys), cost_s, inputs=inputs))
+    return tasks
+
+
+def draw_tree(leaf_s: float, sum_s: float, num_leaves: int) -> list[Task]:
+    """Return leaves, and then their sum, two by two, as a program with a list of refs would submit it."""
+    level = tasks = [Task(0, leaf_s) for _ in range(num_leaves)]
+    while len(level) > 1:
+        sums = [Task(1, sum_s, inputs=pair) for pair in zip(level[::2], level[1::2])]
+        tasks = tasks + sums
+        level = sums + level[len(sums) * 2 :]
+    return tasks
+
+
+def draw_chain(cost_s: float, length: int) -> list[Task]:
+    tasks = [Task(0, cost_s)]
+    for _ in range(length - 1):
+        tasks.append(Task(0, cost_s, inputs=tasks[-1:]))
+    return tasks
 
 
 def draw_tasks(
@@ -63,24 +114,3 @@ def submit(tasks: Sequence[Task], manner: str, rng: random.Random) -> list[Burst
     tasks = tasks[:200] if manner == "trickle" else tasks
     gap_s = rng.choice((1e-4, 1e-3, 7e-3))
     return [Burst(i * gap_s, tasks[at : at + size]) for i, at in enumerate(range(0, len(tasks), size))]
-
-
-def work_s(simulation: Simulation) -> float:
-    return sum(task.cost_s for task in simulation.tasks)
-
-
-def longest_s(simulation: Simulation) -> float:
-    return max(task.cost_s for task in simulation.tasks)
-
-
-def message_bound(simulation: Simulation) -> float:
-    """Return how many batches independent tasks, submitted at once, may need."""
-    policy = simulation.policy
-    num_cpus = policy.num_cpus
-    num_floors = work_s(simulation) / policy.floor_s
-    num_keys = len({task.key for task in simulation.tasks})
-    return (
-        4 * num_floors
-        + 4 * num_cpus * (1 + math.log2(1 + num_floors / num_cpus))
-        + 2 * num_keys * (12 + num_cpus)
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -290,9 +291,6 @@ def test_a_fitted_model_is_stored_once_though_each_pickling_makes_fresh_arrays()
 
 
 @linux_only
-@pytest.mark.xfail(
-    strict=True, reason="workers do not look for equal copies yet: docs/internals/arenas-and-references.md"
-)
 def test_a_large_argument_inside_a_task_is_found_again() -> None:
     """A task that hands its own argument on does not store it a second time."""
     array = np.random.default_rng(5).integers(0, 255, ONE, dtype=np.uint8)
@@ -311,9 +309,6 @@ def test_a_large_argument_inside_a_task_is_found_again() -> None:
 
 
 @linux_only
-@pytest.mark.xfail(
-    strict=True, reason="workers do not look for equal copies yet: docs/internals/arenas-and-references.md"
-)
 def test_a_result_that_is_an_argument_is_not_stored_again() -> None:
     array = np.random.default_rng(6).integers(0, 255, ONE, dtype=np.uint8)
     same = ray.remote(lambda value: value)
@@ -324,3 +319,65 @@ def test_a_result_that_is_an_argument_is_not_stored_again() -> None:
         return refs
 
     assert _growth(submit) < 3.5
+
+
+@linux_only
+def test_what_a_task_makes_and_passes_to_many_is_stored_once() -> None:
+    @ray.remote
+    def parent(seed: int) -> bool:
+        array = np.random.default_rng(seed).integers(0, 255, ONE, dtype=np.uint8)
+        totals = ray.get([_total.remote(value) for value in [array, array.copy()] * 5])
+        return bool(totals == [int(array.sum(dtype=np.int64))] * 10)
+
+    def submit() -> Any:
+        ref = parent.remote(7)
+        assert ray.get(ref, timeout=LIMIT_S)
+        return ref
+
+    assert _growth(submit) < 1.5
+
+
+def test_a_change_between_two_calls_inside_a_task_is_seen() -> None:
+    @ray.remote
+    def parent(given: Any) -> list[int]:
+        array = given.copy()
+        refs = []
+        for i in range(6):
+            refs += [_total.remote(array), _total.remote(given), _total.remote(array)]
+            array[(i + 1) * 1000] = 0
+        return ray.get(refs)
+
+    expected = [total for i in range(6) for total in (LARGE - i, LARGE, LARGE - i)]
+    for _ in range(3):
+        assert ray.get(parent.remote(np.ones(LARGE, np.uint8)), timeout=LIMIT_S) == expected
+
+
+@linux_only
+def test_what_a_task_is_given_and_stores_is_not_stored_again() -> None:
+    array = np.random.default_rng(8).integers(0, 255, ONE, dtype=np.uint8)
+    share = ray.remote(lambda value: [ray.put(value), ray.put(value[: len(value) // 2 + 1])])
+
+    def submit() -> Any:
+        refs = [ref for refs in ray.get([share.remote(array) for _ in range(5)]) for ref in refs]
+        whole, part = ray.get(refs[:2])
+        assert (whole == array).all()
+        assert (part == array[: len(part)]).all()
+        return refs
+
+    assert _growth(submit) < 1.5
+
+
+def test_an_argument_that_came_back_outlives_its_argument_and_its_worker() -> None:
+    def same(value: Any) -> Any:
+        return os.getpid(), value
+
+    ref = ray.remote(same).remote(np.arange(LARGE, dtype=np.uint8))
+    pid, array = ray.get(ref, timeout=LIMIT_S)
+    del ref
+    os.kill(pid, signal.SIGKILL)
+    fillers = [ray.put(np.full(LARGE, 9, np.uint8)) for _ in range(4)]
+    assert ray.get(_total.remote(array), timeout=LIMIT_S) == int(
+        np.arange(LARGE, dtype=np.uint8).sum(dtype=np.int64)
+    )
+    assert (array == np.arange(LARGE, dtype=np.uint8)).all()
+    del fillers

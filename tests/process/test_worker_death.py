@@ -204,7 +204,6 @@ def make_and_die(nbytes: int) -> ray.ObjectRef[bytes]:
     return ref
 
 
-@pytest.mark.xfail(reason="arenas of dead workers are not counted yet", strict=False)
 def test_what_dead_workers_have_left_counts_as_used() -> None:
     """The limit of the store holds, however many workers die."""
     ray.shutdown()
@@ -217,9 +216,6 @@ def test_what_dead_workers_have_left_counts_as_used() -> None:
     assert len(ray.get(make_and_die(48 << 20), timeout=LIMIT_S)[1]) == 48 << 20
 
 
-@pytest.mark.xfail(
-    reason="an arena of a dead worker goes with its last object, not piece by piece", strict=False
-)
 def test_memory_of_dead_workers_comes_back_piece_by_piece() -> None:
     """A small result that is kept does not keep the large ones that the same worker had made."""
 

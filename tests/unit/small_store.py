@@ -32,7 +32,7 @@ class SmallStore(Store):
 
     def __init__(self, capacity_bytes: int = 8 * MIB, spill: Path | None = None) -> None:
         self.usage = FakeUsage()
-        self.released: list[tuple[int, int, int]] = []
+        self.released: list[tuple[int, int, int, int]] = []
         super().__init__(
             capacity_bytes,
             None if spill is None else str(spill),

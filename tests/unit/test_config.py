@@ -175,11 +175,31 @@ def test_memory_is_bounded_by_the_container_s_limit(monkeypatch: pytest.MonkeyPa
 # -- the object ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("text", "size"), [("auto", 0), ("off", 1), ("12", 12), ("", 0)])
+def test_batching_comes_from_the_argument_then_the_variable(
+    monkeypatch: pytest.MonkeyPatch, text: str, size: int
+) -> None:
+    monkeypatch.setenv("GRAINWISE_BATCHING", text)
+    assert resolve().batching == size
+    assert resolve(batching=7).batching == 7
+    with pytest.raises(ValueError, match=r"init\(batching=...\) expected at least 1 task"):
+        resolve(batching=0)
+
+
+def test_how_tasks_are_taken_back_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAINWISE_TAKE_BACK", "locks")
+    assert resolve().take_back == "locks"
+    monkeypatch.setenv("GRAINWISE_TAKE_BACK", "luck")
+    with pytest.raises(ValueError, match='GRAINWISE_TAKE_BACK expected "barriers" or "locks", got \'luck\''):
+        resolve()
+
+
 def test_settings_are_frozen_and_show_themselves() -> None:
     settings = resolve(num_cpus=2, object_store_memory=MIN_STORE_BYTES, spill_dir="off")
     with pytest.raises(AttributeError, match=r"init\(num_cpus=...\)"):
         settings.num_cpus = 3
     assert isinstance(settings, Settings)
     assert repr(settings) == (
-        "Settings(num_cpus=2, object_store_memory_bytes=1048576, spill_directory=None, threads_per_worker=1)"
+        "Settings(batching=0, num_cpus=2, object_store_memory_bytes=1048576, spill_directory=None, "
+        "take_back='barriers', threads_per_worker=1)"
     )

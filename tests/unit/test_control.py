@@ -16,8 +16,8 @@ import pytest
 
 import grainwise
 from grainwise.engine.driver.dispatcher import NO_LIMIT
-from grainwise.engine.wire import control
-from grainwise.engine.wire.control import take_back
+from grainwise.engine.wire import claims, control
+from grainwise.engine.wire.claims import take_back
 from grainwise.engine.worker.loop import Batch, Worker
 
 SEQ = 7
@@ -25,7 +25,7 @@ CLAIM = control.claim_word(SEQ)
 LIMIT = CLAIM + 1
 
 
-class ScriptedBarrier(control.Barrier):
+class ScriptedBarrier(claims.Barrier):
     """Passes, and runs a step of the worker's each time."""
 
     def __init__(self, *steps: Callable[[], None], is_there: bool = True) -> None:
@@ -48,6 +48,7 @@ def words_of(claim: int, limit: int = NO_LIMIT) -> memoryview:
 def worker_on(words: Any) -> Worker:
     worker = Worker.__new__(Worker)
     worker.words = words
+    worker.claim_lock = None
     worker.batch = None
     return worker
 
@@ -277,7 +278,7 @@ WORKER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from os import sched_yield
-from grainwise.engine.wire import control
+from grainwise.engine.wire import claims, control
 from grainwise.engine.worker.loop import Batch, Worker
 
 fd, count, rounds = map(int, sys.argv[2:5])
@@ -285,7 +286,8 @@ words = memoryview(control.open_page(fd)).cast("Q")
 worker = Worker.__new__(Worker)
 worker.words = words[:control.SLOT_WORDS]
 signals = words[control.SLOT_WORDS * 8:]
-control.register_for_barriers()
+worker.claim_lock = claims.SlotLock(fd, 0) if sys.argv[5] == "locks" else None
+claims.register_for_barriers()
 signals[1] = 1
 for round in range(1, rounds + 1):
     while signals[0] != round:
@@ -306,22 +308,29 @@ for round in range(1, rounds + 1):
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux's barriers")
-def test_two_processes_never_own_the_same_item() -> None:
+@pytest.mark.parametrize("mode", ["barriers", "locks"])
+def test_two_processes_never_own_the_same_item(mode: str) -> None:
     """A litmus test: without the barrier it fails within some ten thousand rounds (seconds) on x86."""
     count, max_rounds = 24, 40_000
-    barrier = control.Barrier()
-    if not barrier.pass_all():
+    barrier = claims.Barrier()
+    if mode == "barriers" and not barrier.pass_all():
         pytest.skip("this kernel or sandbox has no membarrier")
     fd = control.create()
+    lock = claims.SlotLock(fd, 0)
+
+    def take(words: memoryview, seq: int, wanted: int) -> int | None:
+        if mode == "locks":
+            return claims.take_back_locked(words, seq, wanted, lock)
+        return take_back(words, seq, wanted, barrier)
+
     words = memoryview(control.open_page(fd)).cast("Q")
     slot, signals = words[: control.SLOT_WORDS], words[control.SLOT_WORDS * 8 :]
     source = str(Path(grainwise.__file__).parent.parent)
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, source, str(fd), str(count), str(max_rounds)], pass_fds=[fd]
+        [sys.executable, "-c", WORKER, source, str(fd), str(count), str(max_rounds), mode], pass_fds=[fd]
     )
     try:
-        _play(process, slot, signals, barrier, count, max_rounds)
+        _play(process, slot, signals, take, count, max_rounds)
     finally:
         signals[ROUND] = 1 << 40
         assert process.wait(timeout=30) == 0
@@ -338,8 +347,8 @@ def _wait_for(process: subprocess.Popen[bytes], is_done: Callable[[], bool]) -> 
 
 
 def _play(
-    process: subprocess.Popen[bytes], slot: memoryview, signals: memoryview, barrier: control.Barrier,
-    count: int, max_rounds: int,
+    process: subprocess.Popen[bytes], slot: memoryview, signals: memoryview,
+    take: Callable[[memoryview, int, int], int | None], count: int, max_rounds: int,
 ) -> None:  # fmt: skip
     rng = random.Random(1)
     _wait_for(process, lambda: signals[DONE] == 1)
@@ -354,7 +363,7 @@ def _play(
             pass
         for share in (rng.randrange(1, count), rng.randrange(1, 8), rng.randrange(1, 4)):
             wanted = max(slot[at], stop - share)
-            start = take_back(slot, round_, wanted, barrier) if wanted < stop else None
+            start = take(slot, round_, wanted) if wanted < stop else None
             if start is not None and start < stop:
                 taken += range(start, stop)
                 stop = start

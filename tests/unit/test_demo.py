@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -228,9 +230,13 @@ def test_missing_packages_are_named_with_what_to_do() -> None:
 
     only_pillow = show.missing(list(show.STORIES), is_found=lambda module: module != "PIL")
     assert only_pillow is not None
-    assert only_pillow.startswith("photo needs pillow, which is not installed here.")
+    assert only_pillow.startswith("photo and forest need pillow, which is not installed here.")
     assert "pip install 'grainwise[demo]'" in only_pillow
-    assert only_pillow.endswith("grainwise demo --story words --story argument --story forest")
+    assert only_pillow.endswith("grainwise demo --story words --story argument")
+
+    one_story = show.missing(["argument"], is_found=lambda module: module != "numpy")
+    assert one_story is not None
+    assert one_story.startswith("argument needs numpy, which is not installed here.")
 
     everything = show.missing(list(show.STORIES), is_found=lambda module: False)
     assert everything is not None
@@ -275,3 +281,37 @@ def test_each_story_is_complete_and_its_code_fits_the_width(name: str) -> None:
     assert max(map(len, code)) <= WIDTH - len("  │ ")
     for form in (told_story.plain, told_story.pool, told_story.naive):
         assert any(line.startswith(f"def {form.__name__}(") for line in code)
+
+
+def test_data_files_are_what_scikit_learn_loads() -> None:
+    for module in ("numpy", "PIL", "sklearn"):
+        pytest.importorskip(module)
+    import numpy as np
+    from sklearn.datasets import load_breast_cancer, load_sample_image
+
+    from grainwise.demo import bundled
+
+    assert np.array_equal(bundled.measurements(), load_breast_cancer().data)
+    for name in ("china.jpg", "flower.jpg"):
+        assert np.array_equal(bundled.picture(name), load_sample_image(name))
+
+
+def test_words_are_cleaned() -> None:
+    from grainwise.demo.words import count_words
+
+    text = "Drawing &eacute;tudes: the parsedBodies of HTTPServers, quickly; draw_away!"
+    assert count_words(text) == {
+        "draw": 2, "etude": 1, "pars": 1, "body": 1, "http": 1, "server": 1, "quick": 1, "away": 1,
+    }  # fmt: skip
+
+
+def test_a_story_of_arrays_needs_no_scikit_learn_in_the_program() -> None:
+    """Otherwise the template would import it before it forks the first worker."""
+    for module in ("numpy", "PIL", "sklearn"):
+        pytest.importorskip(module)
+    code = (
+        "import sys; from grainwise.demo import argument, photo; "
+        "argument.STORY.prepare(True); photo.STORY.prepare(True); print('sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

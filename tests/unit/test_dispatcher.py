@@ -12,7 +12,7 @@ import pytest
 
 from grainwise.engine.driver import dispatcher as dispatcher_module
 from grainwise.engine.driver.dispatcher import INLINE_BATCH_BYTES, NO_LIMIT, Dispatcher
-from grainwise.engine.wire import control, tasks
+from grainwise.engine.wire import claims, control, tasks
 from grainwise.engine.wire.tasks import EACH, FUNCTION, RUN, Call, Function, TaskSpec
 from grainwise.errors import EngineClosedError
 from grainwise.objects.codec import CALL_WIRE, pack
@@ -22,7 +22,7 @@ from tests.unit.small_store import ListSink
 MS = 1e-3
 
 
-class FakeBarrier(control.Barrier):
+class FakeBarrier(claims.Barrier):
     def pass_all(self) -> bool:
         return True
 
@@ -37,7 +37,7 @@ class FakeHandle:
         self.next_seq = 1
         self.batches: dict[int, Any] = {}
         self.functions: set[bytes] = set()
-        self.pending_free: list[tuple[int, int]] = []
+        self.pending_free: list[tuple[int, int, int]] = []
         self.last_progress: tuple[int, int, float] = (-1, -1, 0.0)
         self.frames: list[tuple[Any, ...]] = []
         self.channel = types.SimpleNamespace(post=self._post)
@@ -73,7 +73,9 @@ class FakeEngine:
         self.store = types.SimpleNamespace(dropped=deque(), collect=lambda: None)
         self.counters = types.SimpleNamespace(batches=0, tasks=0, taken_back=0)
         self.borders = types.SimpleNamespace(lender=lambda handle: lambda packed: ("lent", packed.stream))
-        self.results = types.SimpleNamespace(fail=lambda ref, error: self.failed.append((ref, error)))
+        self.results = types.SimpleNamespace(
+            fail=lambda ref, error: self.failed.append((ref, error)), dependents={}
+        )
         self.pool = types.SimpleNamespace(
             workers=self.workers,
             start_worker=self._start_worker,
@@ -146,7 +148,7 @@ def learn(engine: FakeEngine, spec: TaskSpec, mean_s: float, largest_batch: int 
 
 
 def values_in(handle: FakeHandle) -> list[Any]:
-    return [value for frame in handle.runs() for value in frame[5]]
+    return [value for frame in handle.runs() for value in frame[3]]
 
 
 # -- sending -------------------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ def test_a_lonely_task_goes_to_a_new_worker_with_its_function(engine: FakeEngine
     (handle,) = engine.workers.values()
     function, run = handle.frames
     assert function[:2] == (FUNCTION, spec.function.id)
-    assert run == (RUN, 1, spec.function.id, 1, 0, ["argument"], 1, "f")
+    assert run == (RUN, 1, 0, ["argument"], [(1, spec.function.id, 1, 1, "f")])
     assert not spec.open
     assert not engine.dispatcher.active
     assert spec.send_at == 1
@@ -217,15 +219,18 @@ def test_a_queue_of_cancelled_tasks_occupies_nobody(engine: FakeEngine) -> None:
 
 def test_tasks_that_must_not_run_twice_are_reported_one_by_one(engine: FakeEngine) -> None:
     submit(engine, new_spec(max_retries=0), [1])
-    assert engine.workers[0].runs()[0][4] == EACH
+    assert engine.workers[0].runs()[0][2] == EACH
 
 
 def test_suspects_go_one_at_a_time(engine: FakeEngine) -> None:
     spec = new_spec()
     learn(engine, spec, 10e-6)
-    engine.dispatcher.suspects.add(spec)
+    submit(engine, spec, [0])
+    engine.report(engine.workers[0], 1, 1, 10e-6)
+    engine.dispatcher.suspect(spec)
+    engine.workers[0].frames.clear()
     submit(engine, spec, range(10))
-    sent = [frame[5] for handle in engine.workers.values() for frame in handle.runs()]
+    sent = [frame[3] for handle in engine.workers.values() for frame in handle.runs()]
     assert sent
     assert {len(values) for values in sent} == {1}
     assert len(spec.open) == 10 - len(sent)
@@ -236,7 +241,7 @@ def test_a_batch_carries_so_many_bytes_and_no_more(engine: FakeEngine) -> None:
     learn(engine, spec, 1e-6)
     spec.has_calls = True
     submit(engine, spec, [Call((i,), (), INLINE_BATCH_BYTES // 4) for i in range(100)])
-    sizes = [len(frame[5]) for handle in engine.workers.values() for frame in handle.runs()]
+    sizes = [len(frame[3]) for handle in engine.workers.values() for frame in handle.runs()]
     assert set(sizes) == {4}
     assert len(spec.open) == 100 - sum(sizes)
 
@@ -246,13 +251,13 @@ def test_the_first_sub_block_is_small(engine: FakeEngine) -> None:
     spec = new_spec()
     learn(engine, spec, 1e-8, largest_batch=1)
     submit(engine, spec, range(1000))
-    assert max(frame[3] for handle in engine.workers.values() for frame in handle.runs()) <= 4
+    assert max(frame[4][0][2] for handle in engine.workers.values() for frame in handle.runs()) <= 4
     learn(engine, spec, 1e-8, largest_batch=1000)
     for handle in list(engine.workers.values()):
         for seq, batch in list(handle.batches.items()):
             engine.report(handle, seq, len(batch.refs), 1e-8)
     submit(engine, spec, range(1000))
-    assert max(frame[3] for handle in engine.workers.values() for frame in handle.runs()) > 100
+    assert max(frame[4][0][2] for handle in engine.workers.values() for frame in handle.runs()) > 100
 
 
 def test_while_the_program_submits_crumbs_stay_and_it_is_told_when_to_look_again(engine: FakeEngine) -> None:
@@ -292,7 +297,7 @@ def test_specs_that_are_gone_are_forgotten(engine: FakeEngine) -> None:
     del spec
     assert number in tasks.dead_keys
     engine.dispatcher.dispatch(waiting=True)
-    assert engine.dispatcher.policy.estimates.mean_s(number) is None
+    assert engine.dispatcher.policy.mean_s(number) is None
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------
@@ -357,7 +362,7 @@ def one_full_worker(
     engine.dispatcher.by_number[0] = handle  # type: ignore[assignment]
     refs = [spec.open.popleft() for _ in range(count)]
     engine.dispatcher.policy.sent(0, spec.number, count)
-    engine.dispatcher.send_batch(handle, spec, refs)  # type: ignore[arg-type]
+    engine.dispatcher.send_batch(handle, refs, [(len(refs), spec)])  # type: ignore[arg-type]
     engine.dispatcher.active.clear()
     engine.dispatcher.policy.num_cpus = 2
     handle.begin(1, 0, 1)
@@ -431,7 +436,7 @@ def test_the_end_of_the_last_batch_is_taken_first(engine: FakeEngine) -> None:
     refs = submit(engine, spec, range(100, 103), waiting=False)
     spec.open.clear()
     engine.dispatcher.policy.sent(0, spec.number, 3)
-    engine.dispatcher.send_batch(handle, spec, refs)  # type: ignore[arg-type]
+    engine.dispatcher.send_batch(handle, refs, [(len(refs), spec)])  # type: ignore[arg-type]
     taken = engine.dispatcher.take_back(handle, 5)  # type: ignore[arg-type]
     assert taken == 5
     assert [ref._value for ref in spec.open] == [6, 7, 100, 101, 102]
@@ -450,7 +455,7 @@ def test_new_batches_begin_with_nothing_claimed_and_no_limit(engine: FakeEngine)
     at = control.claim_word(2)
     handle.words[at], handle.words[at + 1] = 17, 3  # of a batch long ago
     refs = submit(engine, spec, [1], waiting=False)
-    engine.dispatcher.send_batch(handle, spec, refs)  # type: ignore[arg-type]
+    engine.dispatcher.send_batch(handle, refs, [(len(refs), spec)])  # type: ignore[arg-type]
     assert (handle.words[at], handle.words[at + 1]) == (0, NO_LIMIT)
 
 

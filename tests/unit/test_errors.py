@@ -19,7 +19,7 @@ import cloudpickle
 import pytest
 
 from grainwise import errors
-from grainwise.errors import GrainwiseError, TaskError, trim_traceback
+from grainwise.errors import GrainwiseError, TaskError, dual, trim_traceback
 
 PROTOCOLS = range(
     3, pickle.HIGHEST_PROTOCOL + 1
@@ -329,10 +329,10 @@ def test_the_class_is_cached_and_can_go() -> None:
 
     assert type(wrap(LocalError())) is type(wrap(LocalError()))
     key = id(LocalError)
-    assert key in errors._dual_classes
+    assert key in dual._dual_classes
     del LocalError
     gc.collect()
-    assert key not in errors._dual_classes
+    assert key not in dual._dual_classes
 
 
 def test_no_code_of_the_class_runs() -> None:

@@ -90,7 +90,11 @@ def new_ref() -> Any:
         ("retry_exceptions", [int], TypeError, "<class 'int'>"),
         ("retry_exceptions", ValueError, TypeError, "a list of exception classes"),
         ("name", b"f", TypeError, "option name expected a str, got bytes"),
-        ("num_gpus", 1, TypeError, "unknown option 'num_gpus' - expected one of max_retries, name, num_cpus"),
+        ("batching", 0, ValueError, "option batching expected at least 1 task per batch, got 0"),
+        ("batching", "on", ValueError, 'option batching expected "auto", "off" or a number, got \'on\''),
+        ("batching", 1.5, TypeError, 'option batching expected "auto", "off" or an int, got float'),
+        ("batching", True, TypeError, 'option batching expected "auto", "off" or an int, got bool'),
+        ("num_gpus", 1, TypeError, "unknown option 'num_gpus' - expected one of batching, max_retries, name"),
     ],
 )
 def test_a_wrong_option_is_named(option: str, value: object, kind: type[Exception], text: str) -> None:
@@ -118,16 +122,16 @@ def test_options_are_changed_one_by_one(engine: FakeEngine) -> None:
     base.options(num_cpus=None).remote(1)  # None is "as it was"
     kinds = (ValueError, OSError)
     assert [call[1] for call in engine.calls] == [
-        (2.0, 1, -1, kinds, "mine"),
-        (0.0, 1, -1, kinds, "mine"),
-        (0.0, 3, -1, kinds, "other"),
-        (2.0, 1, -1, kinds, "mine"),
+        (2.0, 1, -1, kinds, "mine", None),
+        (0.0, 1, -1, kinds, "mine", None),
+        (0.0, 3, -1, kinds, "other", None),
+        (2.0, 1, -1, kinds, "mine", None),
     ]
 
 
 def test_defaults(engine: FakeEngine) -> None:
     remote(double).remote(1)
-    assert engine.calls == [("bind", (1.0, 1, 3, False, "double"))]
+    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None))]
 
 
 # -- what can be decorated -----------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def test_a_remote_function_travels_with_its_options(engine: FakeEngine, dumps: A
     again = pickle.loads(dumps(made))
     assert again._exportable.identify() == made._exportable.identify()
     again.remote(3)
-    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine"))]
+    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None))]
 
 
 def test_the_bound_call_is_the_engine_s_own(engine: FakeEngine) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import types
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from grainwise.errors import ObjectStoreFullError, OutOfDiskError
 from grainwise.objects import store as store_module
 from grainwise.objects.arena import Arena
 from grainwise.objects.codec import Packed, pack, unpack
-from grainwise.objects.outpost import Outpost, OwnBlob
+from grainwise.objects.outpost import BorrowedBlob, Outpost, OwnBlob
+from grainwise.objects.store import Blob
 from tests.unit.small_store import MIB, OTHER_WORD, FakeUsage, SmallStore
 
 MEMORY, DISK = 42, 43
+Wire = tuple[int, int, int, int]
 
 
 class SmallOutpost(Outpost):
@@ -76,7 +83,11 @@ def store(outpost: SmallOutpost) -> Iterator[SmallStore]:
 
 
 def write(outpost: SmallOutpost, nbytes: int = MIB, fill: int = 1) -> OwnBlob:
-    return outpost.intern([memoryview(bytes([fill]) * nbytes)], None)[0]
+    return outpost.write([memoryview(bytes([fill]) * nbytes)], nbytes)
+
+
+def intern(outpost: SmallOutpost, content: Any) -> OwnBlob | BorrowedBlob:
+    return outpost.intern([PickleBuffer(content).raw()], content)[0]
 
 
 def borrowed(outpost: SmallOutpost, store: SmallStore, packed: Packed) -> Packed:
@@ -111,7 +122,7 @@ def test_what_was_sent_belongs_to_the_driver(outpost: SmallOutpost) -> None:
     del blob
     write(outpost).lend()
     assert outpost.arena().allocated_bytes == 2 * MIB
-    outpost.free([(arena_id, offset)])
+    outpost.free([(arena_id, offset, 1)])
     assert outpost.arena().allocated_bytes == MIB
     assert write(outpost).offset == offset
 
@@ -122,8 +133,8 @@ def test_what_was_never_sent_frees_itself(outpost: SmallOutpost) -> None:
     offset = first.offset
     del first
     assert write(outpost).offset == offset
-    outpost.intern([memoryview(b"x")], None)
-    assert outpost.written_bytes <= MIB + 64
+    write(outpost, 1).lend()
+    assert outpost.written_bytes == 1
 
 
 def test_a_view_keeps_what_was_not_sent(outpost: SmallOutpost) -> None:
@@ -147,7 +158,7 @@ def test_a_result_that_fails_half_way_leaves_no_bytes(outpost: SmallOutpost) -> 
         with pytest.raises(ZeroDivisionError):
             pack([np.arange(100_000), Fails()], outpost)
         del packs
-    outpost.intern([memoryview(b"x")], None)
+    write(outpost, 1).lend()
     assert outpost.arena().allocated_bytes == 64
 
 
@@ -297,12 +308,306 @@ def test_what_moved_to_disk_between_two_loans_is_read_from_there(
     store.close()
 
 
+# -- the same argument again ---------------------------------------------------------------------------------
+
+
+class Border:
+    """The two sockets between an outpost and a driver's store: each message arrives when the test says so."""
+
+    def __init__(self, outpost: SmallOutpost, store: SmallStore) -> None:
+        self.outpost, self.store = outpost, store
+        self.sent: deque[Wire] = deque()
+        self.freed: deque[tuple[int, int, int]] = deque()
+        store._release_remote = self._release  # type: ignore[method-assign]
+
+    def _release(self, arena_id: int, offset: int, nbytes: int, adoptions: int) -> None:
+        self.outpost.usage.words[OTHER_WORD + 1] += nbytes
+        self.freed.append((arena_id, offset, adoptions))
+
+    def send(self, content: Any) -> Wire:
+        """In the worker: pass an argument on; the frame stays on the way."""
+        wire = intern(self.outpost, content).lend()
+        self.sent.append(wire)
+        return wire
+
+    def arrive(self) -> Blob:
+        """In the driver: read the next frame."""
+        _, arena_id, offset, nbytes = self.sent.popleft()
+        if arena_id not in self.store._readers:
+            self.store.add_reader(arena_id, *self._fd(arena_id))
+        return self.store.adopt(arena_id, offset, nbytes)
+
+    def _fd(self, arena_id: int) -> tuple[int, int]:
+        arena = self.outpost.arena(arena_id)
+        return os.dup(arena.fd), arena.capacity_bytes
+
+    def free(self) -> None:
+        """In the worker: hear of one range that the driver has let go of."""
+        self.outpost.free([self.freed.popleft()])
+
+    def live_bytes(self) -> int:
+        return self.outpost.arena().allocated_bytes
+
+    def counted_bytes(self) -> int:
+        """Return what everybody believes that the worker holds."""
+        words = self.outpost.usage.words
+        return words[OTHER_WORD] - words[OTHER_WORD + 1]
+
+
+@pytest.fixture
+def border(outpost: SmallOutpost, store: SmallStore) -> Border:
+    return Border(outpost, store)
+
+
+def content_of(blob: Blob) -> bytes:
+    return bytes(blob.view(0, blob.nbytes))
+
+
+def test_an_equal_argument_is_the_same_range(border: Border) -> None:
+    array = np.arange(MIB, dtype=np.uint8)
+    wires = {border.send(value) for value in (array, array, array.copy(), [array][0])}
+    assert len(wires) == 1
+    blobs = {border.arrive() for _ in range(4)}
+    assert len(blobs) == 1
+    assert border.live_bytes() == border.counted_bytes() == MIB
+    blobs.clear()
+    border.store.collect()
+    assert list(border.freed) == [(MEMORY, 0, 4)]
+    border.free()
+    assert border.live_bytes() == border.counted_bytes() == 0
+
+
+@pytest.mark.parametrize("at", [0, MIB // 2 + 1, MIB - 1])
+def test_an_argument_that_was_changed_is_stored_anew(border: Border, at: int) -> None:
+    array = np.zeros(MIB, dtype=np.uint8)
+    first = border.send(array)
+    array[at] = 1
+    second = border.send(array)
+    array[at] = 0
+    assert border.send(array) == first != second
+    blobs = [border.arrive() for _ in range(3)]
+    assert [content_of(blob)[at] for blob in blobs] == [0, 1, 0]
+
+
+def test_results_do_not_look_for_equal_copies(outpost: SmallOutpost) -> None:
+    array = np.arange(MIB, dtype=np.uint8)
+    blobs = [pack(array, outpost.results).blobs[0] for _ in range(2)]
+    assert blobs[0].offset != blobs[1].offset
+
+
+def test_a_range_that_is_freed_while_it_is_on_its_way_again(border: Border) -> None:
+    """The race: the driver has dropped the object, and its "free" crosses the descriptor."""
+    array = np.full(MIB, 5, dtype=np.uint8)
+    border.send(array)
+    del_me = border.arrive()
+    del del_me
+    border.store.collect()  # "free" is on its way
+    border.send(array)  # so is the descriptor
+    border.free()
+    assert border.live_bytes() == MIB
+    assert border.counted_bytes() == MIB
+    other = border.outpost.write([memoryview(b"\x09" * MIB)], MIB)  # what would overwrite it
+    again = border.arrive()
+    assert content_of(again) == array.tobytes()
+    del again
+    border.store.collect()
+    border.free()
+    assert border.live_bytes() == border.counted_bytes() == MIB  # the other one
+    del other
+
+
+def test_a_descriptor_that_arrives_before_the_free_is_sent(border: Border) -> None:
+    """The other order: the driver has a new object at the place, and the end of the first is told late."""
+    array = np.full(MIB, 5, dtype=np.uint8)
+    border.send(array)
+    first = border.arrive()
+    border.send(array)
+    del first
+    second = border.arrive()
+    border.store.collect()
+    assert list(border.freed) == [(MEMORY, 0, 1)]
+    border.free()
+    assert content_of(second) == array.tobytes()
+    assert border.live_bytes() == border.counted_bytes() == MIB
+    del second
+    border.store.collect()
+    border.free()
+    assert border.live_bytes() == border.counted_bytes() == 0
+
+
+def test_a_range_that_was_found_and_is_freed_before_it_is_sent(border: Border) -> None:
+    """A task has packed its argument, and before that is sent the driver lets go of the range."""
+    array = np.full(MIB, 5, dtype=np.uint8)
+    border.send(array)
+    first = border.arrive()
+    packed = pack(array, border.outpost)
+    del first
+    border.store.collect()
+    border.free()
+    assert border.live_bytes() == border.counted_bytes() == MIB
+    border.outpost.write([memoryview(b"\x09" * MIB)], MIB).lend()
+    border.sent.append(packed.blobs[0].lend())
+    del packed
+    second = border.arrive()
+    assert content_of(second) == array.tobytes()
+    del second
+    border.store.collect()
+    border.free()
+    assert border.live_bytes() == border.counted_bytes() == MIB  # the other one
+
+
+def test_a_range_that_was_found_freed_and_never_sent(border: Border) -> None:
+    """As before, and then another argument of the same call can't be pickled."""
+    array = np.full(MIB, 5, dtype=np.uint8)
+    border.send(array)
+    first = border.arrive()
+    packed = pack(array, border.outpost)
+    del first
+    border.store.collect()
+    border.free()
+    del packed
+    assert intern(border.outpost, array).offset == 0  # nothing was to be found: it is written again
+    assert border.live_bytes() == border.counted_bytes() == MIB
+
+
+def test_what_was_freed_is_not_found_any_more(border: Border) -> None:
+    array = np.full(MIB, 5, dtype=np.uint8)
+    border.send(array)
+    del_me = border.arrive()
+    del del_me
+    border.store.collect()
+    border.free()
+    border.outpost.write([memoryview(b"\x09" * MIB)], MIB).lend()
+    border.send(array)
+    assert content_of(border.arrive()) == array.tobytes()
+
+
+@given(
+    st.lists(st.sampled_from(["send", "arrive", "drop", "collect", "free", "find"]), max_size=60), st.data()
+)
+@settings(deadline=None)
+def test_no_order_of_messages_frees_what_is_used(steps: list[str], data: st.DataObject) -> None:
+    """Three contents, sent, dropped and freed in any order; at the end everything is free and counted so."""
+    outpost, store = SmallOutpost(64 * MIB), SmallStore(64 * MIB)
+    border = Border(outpost, store)
+    sizes = (70_000, 70_001, 140_000)
+    contents = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    found: list[OwnBlob | BorrowedBlob] = []
+    blobs: list[Blob] = []
+    for step in (*steps, *["arrive"] * len(steps)):
+        if step == "send":
+            border.send(data.draw(st.sampled_from(contents)))
+        elif step == "find":
+            found.append(intern(outpost, data.draw(st.sampled_from(contents))))
+            if len(found) > 2:
+                border.sent.append(found.pop(0).lend())
+        elif step == "arrive" and border.sent:
+            blobs.append(border.arrive())
+        elif step == "drop" and blobs:
+            del blobs[data.draw(st.integers(0, len(blobs) - 1))]
+        elif step == "collect":
+            store.collect()
+        elif step == "free" and border.freed:
+            border.free()
+        assert all(content_of(blob) in contents for blob in blobs)
+        assert all(bytes(blob.view(0, blob.nbytes)) in contents for blob in found)
+    blobs.clear()
+    found.clear()
+    store.collect()
+    while border.freed:
+        border.free()
+    outpost.trim()
+    if outpost.announced:
+        assert (border.live_bytes(), border.counted_bytes()) == (0, 0)
+    outpost.close()
+    store.close()
+
+
+# -- borrowed and sent back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sink", ["arguments", "results"])
+def test_what_was_borrowed_goes_back_as_the_loan_itself(
+    outpost: SmallOutpost, store: SmallStore, sink: str
+) -> None:
+    packed = pack(np.arange(MIB), store)
+    array = unpack(borrowed(outpost, store, packed))
+    again = pack({"a": array}, outpost if sink == "arguments" else outpost.results)
+    assert outpost.announced == []  # nothing was written
+    blob = packed.blobs[0]
+    assert [loan.lend() for loan in again.blobs] == [blob.wire]
+    del array
+    assert not outpost.returned  # as long as what was packed is not sent
+    del again
+    assert list(outpost.returned) == [(blob.id, 1)]
+
+
+def test_a_copy_of_what_was_borrowed_is_not_the_loan(outpost: SmallOutpost, store: SmallStore) -> None:
+    array = unpack(borrowed(outpost, store, pack(np.arange(MIB), store)))
+    assert isinstance(pack(array.copy(), outpost).blobs[0], OwnBlob)
+
+
+def test_most_of_what_was_borrowed_goes_back_as_the_loan_and_a_small_part_does_not(
+    outpost: SmallOutpost, store: SmallStore
+) -> None:
+    array = unpack(borrowed(outpost, store, pack(np.arange(MIB), store)))
+    kinds = [type(pack(part, outpost).blobs[0]) for part in (array[: MIB // 2], array[: MIB // 3], array[8:])]
+    assert kinds == [BorrowedBlob, OwnBlob, OwnBlob]
+    half = pack(array[: MIB // 2], outpost)
+    assert (unpack(half) == array[: MIB // 2]).all()
+
+
+def test_an_object_of_its_own_that_came_back_goes_as_the_loan(
+    outpost: SmallOutpost, store: SmallStore
+) -> None:
+    packed = pack(np.arange(MIB), outpost)
+    _, arena_id, offset, nbytes = packed.blobs[0].lend()
+    loan = outpost.borrow((77, arena_id, offset, nbytes))
+    array = unpack(Packed(packed.stream, packed.pieces, (loan,), ()))
+    assert [blob.lend() for blob in pack(array, outpost).blobs] == [(77, arena_id, offset, nbytes)]
+
+
+def test_a_loan_that_was_given_back_is_not_found(outpost: SmallOutpost, store: SmallStore) -> None:
+    """Its place may hold something else by now."""
+    packed = pack(np.full(MIB, 1, dtype=np.uint8), store)
+    loan = borrowed(outpost, store, packed)
+    address = outpost.reader(0).address + packed.blobs[0].offset
+    del loan
+    part = memoryview((ctypes.c_char * MIB).from_address(address)).cast("B")
+    assert outpost.find_loan([part]) is None
+    loan = borrowed(outpost, store, packed)
+    assert outpost.find_loan([part]) is loan.blobs[0]
+
+
+def test_a_loan_that_comes_anew_while_the_last_one_ends(outpost: SmallOutpost, store: SmallStore) -> None:
+    """What is ending is not found: the arrival makes a loan of its own, and each is given back once."""
+    packed = pack(np.full(MIB, 1, dtype=np.uint8), store)
+    blob = packed.blobs[0]
+    again: list[BorrowedBlob] = []
+
+    class Returned(deque[tuple[int, int]]):
+        def append(self, item: tuple[int, int]) -> None:
+            super().append(item)
+            if not again:
+                again.append(outpost.borrow(store.lend(blob)))
+
+    outpost.returned = Returned()
+    loan = borrowed(outpost, store, packed)
+    del loan
+    assert list(outpost.returned) == [(blob.id, 1)]
+    assert outpost.borrow(store.lend(blob)) is again[0]
+    assert outpost.find_loan([again[0].view(0, MIB)]) is again[0]
+    again[1:] = [None]  # type: ignore[list-item]
+    del again[0]
+    assert list(outpost.returned) == [(blob.id, 1), (blob.id, 2)]
+
+
 # -- memory --------------------------------------------------------------------------------------------------
 
 
 def test_trimming_gives_pages_back(outpost: SmallOutpost) -> None:
     _, arena_id, offset, _ = write(outpost, 4 * MIB).lend()
-    outpost.free([(arena_id, offset)])
+    outpost.free([(arena_id, offset, 1)])
     assert outpost.arena().footprint_bytes == 4 * MIB
     outpost.trim(keep_bytes=MIB)
     assert outpost.arena().footprint_bytes == MIB

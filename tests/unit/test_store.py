@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import random
 import threading
 import types
 import weakref
@@ -410,7 +411,7 @@ def test_a_dropped_result_is_given_back_to_its_worker(store: SmallStore, worker:
     del blobs[1]
     assert store.released == []
     store.collect()
-    assert store.released == [(WORKER_ARENA, offset, MIB)]
+    assert store.released == [(WORKER_ARENA, offset, MIB, 1)]
 
 
 def test_results_of_workers_move_to_disk_too(store: SmallStore, worker: FakeWorker) -> None:
@@ -420,7 +421,7 @@ def test_results_of_workers_move_to_disk_too(store: SmallStore, worker: FakeWork
     put(store, MIB)
     assert is_on_disk(result)
     assert not is_on_disk(own)
-    assert store.released == [(WORKER_ARENA, offset, 4 * MIB)]
+    assert store.released == [(WORKER_ARENA, offset, 4 * MIB, 1)]
     assert content(result) == b"\x07" * 4 * MIB
 
 
@@ -452,6 +453,127 @@ def test_an_arena_outlives_its_worker_as_long_as_something_in_it_is_used(
     del array
     store.collect()
     assert store.place(WORKER_ARENA) is None
+
+
+def test_a_range_that_comes_again_is_the_same_object(store: SmallStore, worker: FakeWorker) -> None:
+    blob = worker.write()
+    offset = blob.offset
+    assert store.adopt(WORKER_ARENA, offset, MIB) is blob
+    assert store.adopt(WORKER_ARENA, offset, MIB) is blob
+    del blob
+    store.collect()
+    assert store.released == [(WORKER_ARENA, offset, MIB, 3)]  # as often as it came
+
+
+@pytest.mark.parametrize("is_collected", [False, True])
+def test_a_range_that_comes_again_after_its_object_was_dropped(
+    store: SmallStore, worker: FakeWorker, is_collected: bool
+) -> None:
+    """A new object, whose end is told apart from that of the first; the worker adds them up."""
+    first = worker.write(fill=7)
+    offset = first.offset
+    store.adopt(WORKER_ARENA, offset, MIB)
+    del first
+    if is_collected:
+        store.collect()
+    second = store.adopt(WORKER_ARENA, offset, MIB)
+    store.collect()
+    assert store.released == [(WORKER_ARENA, offset, MIB, 2)]
+    assert content(second) == b"\x07" * MIB
+    store.lend(second)
+    del second
+    store.collect()
+    assert store.released[1:] == [(WORKER_ARENA, offset, MIB, 1)]
+
+
+def test_a_range_that_comes_again_after_its_object_moved_to_disk(
+    store: SmallStore, worker: FakeWorker
+) -> None:
+    moved = worker.write(4 * MIB)
+    offset = moved.offset
+    own = put(store, 4 * MIB)
+    store.view(own, 0, 1)
+    put(store, MIB)
+    assert is_on_disk(moved)
+    assert store.released == [(WORKER_ARENA, offset, 4 * MIB, 1)]
+    again = store.adopt(WORKER_ARENA, offset, 4 * MIB)
+    assert again is not moved
+    assert content(again) == content(moved)
+    del moved, again
+    store.collect()
+    assert store.released[1:] == [(WORKER_ARENA, offset, 4 * MIB, 1)]
+
+
+def test_what_is_ending_is_not_handed_out_any_more(store: SmallStore) -> None:
+    """An equal argument comes in the very moment in which the last reference to the stored copy goes."""
+    content_ = random.Random(1).randbytes(MIB)
+    found: list[Blob] = []
+
+    def on_drop() -> None:
+        if not found:
+            found.append(store.intern([memoryview(content_)], None)[0])
+
+    blob = store.put([memoryview(content_)])[0]
+    store.on_drop = on_drop
+    del blob
+    store.validate()
+    other = put(store, MIB, 9)
+    assert content(found[0]) == content_
+    assert content(other) == b"\x09" * MIB
+    assert store.usage.mine == 2 * MIB
+    store.on_drop = lambda: None
+
+
+def test_what_an_orphan_has_counts_until_it_is_dropped(store: SmallStore, worker: FakeWorker) -> None:
+    own, first, second = put(store, MIB), worker.write(2 * MIB), worker.write(MIB)
+    store.usage.set_others(0)  # as when a worker is removed
+    store.orphan([WORKER_ARENA])
+    assert store.usage.mine == 4 * MIB
+    del first
+    store.collect()
+    assert store.usage.mine == 2 * MIB
+    del second
+    store.collect()
+    assert store.usage.mine == MIB
+    del own
+
+
+def test_what_an_orphan_has_on_disk_does_not_count_as_memory(store: SmallStore) -> None:
+    writer = FakeWorker(store, WORKER_DISK_ARENA)
+    blob = writer.write(2 * MIB)
+    writer.arena.close()
+    store.orphan([WORKER_DISK_ARENA])
+    assert store.usage.mine == 0
+    assert content(blob)[0] == 7
+    del blob
+    store.collect()
+    assert store.place(WORKER_DISK_ARENA) is None
+
+
+def test_orphans_move_to_disk_when_there_is_no_room(store: SmallStore, worker: FakeWorker) -> None:
+    left = [worker.write(2 * MIB, fill) for fill in (1, 2, 3)]
+    store.usage.set_others(0)
+    store.orphan([WORKER_ARENA])
+    own = put(store, 4 * MIB)
+    assert not is_on_disk(own)
+    assert [is_on_disk(blob) for blob in left] == [True, False, False]
+    assert store.usage.mine == 8 * MIB
+    assert [content(blob)[-1] for blob in left] == [1, 2, 3]
+
+
+def test_the_pages_of_an_orphan_go_with_each_object(store: SmallStore, worker: FakeWorker) -> None:
+    blobs = [worker.write(2 * MIB, fill) for fill in (1, 2, 3)]
+    half_written = worker.arena.allocate(MIB)
+    worker.arena.write(half_written, [bytes(MIB)])
+    fd, _ = store.arena_fd(WORKER_ARENA)
+    worker.arena.close()
+    assert os.fstat(fd).st_blocks * 512 == 7 * MIB
+    store.orphan([WORKER_ARENA])
+    assert os.fstat(fd).st_blocks * 512 == 6 * MIB
+    del blobs[1]
+    store.collect()
+    assert os.fstat(fd).st_blocks * 512 == 4 * MIB
+    assert [content(blob) for blob in blobs] == [b"\x01" * 2 * MIB, b"\x03" * 2 * MIB]
 
 
 def test_an_orphan_without_objects_goes_at_once(store: SmallStore, worker: FakeWorker) -> None:

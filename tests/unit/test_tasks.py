@@ -147,7 +147,7 @@ def test_arguments_are_called_by_their_names(
 def test_a_batch_begins_as_all_the_worker_s_and_nothing_back() -> None:
     spec = new_spec()
     refs = [new_ref(spec) for _ in range(3)]
-    batch = SentBatch(7, spec, refs, tasks.EACH)
+    batch = SentBatch(7, refs, [(len(refs), spec)], tasks.EACH, len(refs))
     assert (batch.seq, batch.base, batch.stop, batch.flags) == (7, 0, 3, tasks.EACH)
     assert not batch.is_blocked
     assert batch.children is None

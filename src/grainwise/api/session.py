@@ -9,7 +9,7 @@ from ..engine import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from ..engine.current import EngineLike
 
@@ -22,6 +22,7 @@ def init(
     num_cpus: float | None = None,
     object_store_memory: int | None = None,
     spill_dir: str | None = None,
+    batching: Literal["auto", "off"] | int | None = None,
     ignore_reinit_error: bool = False,
 ) -> None:
     """Start the engine. Optional: the first task, `put` or `get` starts it with defaults.
@@ -35,6 +36,8 @@ def init(
             30 % of the memory.
         spill_dir: folder for objects that don't fit; "off" raises `ObjectStoreFullError` instead. Files
             there have no name and go with the program, however it ends.
+        batching: "auto" (default) sizes batches by measured cost; "off" sends each task by itself; a number
+            sends batches of so many. A task's own option goes first. Rarely worth setting.
         ignore_reinit_error: do nothing if the engine is running already.
 
     Raises:
@@ -53,7 +56,7 @@ def init(
                 "shutdown() first, or init(ignore_reinit_error=True)"
             )
         current.check_not_foreign()
-        _start(resolve(num_cpus, object_store_memory, spill_dir))
+        _start(resolve(num_cpus, object_store_memory, spill_dir, batching))
 
 
 def shutdown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..config import check_batching
 from ..engine.current import Exportable, Options
 from .session import engine
 
@@ -28,12 +29,13 @@ else:  # last, so that linters take this `overload` for the one in effect
     R = TypeVar("R")
     R_co = TypeVar("R_co", covariant=True)
     Out_co = TypeVar("Out_co", covariant=True)
+    Batching = Literal["auto", "off"] | int
 
     class Typed(Generic[P, R_co, Out_co]):
         """Makes `RemoteFunction` generic: in its parameters, its result, and what `.remote()` returns."""
 
 
-_OPTIONS = ("max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+_OPTIONS = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -103,21 +105,25 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
     def options(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
         self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+        batching: Batching | None = None,
     ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
         self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+        batching: Batching | None = None,
     ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+        batching: Batching | None = None,
     ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+        batching: Batching | None = None,
     ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
@@ -224,16 +230,19 @@ def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: .
 def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
     *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    batching: Batching | None = None,
 ) -> _Decorator: ...  # fmt: skip
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
     *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    batching: Batching | None = None,
 ) -> _DecoratorNone: ...  # fmt: skip
 @overload
 def remote(
     *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    batching: Batching | None = None,
 ) -> _DecoratorMany: ...  # fmt: skip
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes.
@@ -254,6 +263,8 @@ def remote(*args: Any, **options: Any) -> Any:
             retry_exceptions: True, or exception classes, to run again after such an error as well (at most
                 `max_retries` times in all); default False.
             name: how messages call the task; default the function's qualified name.
+            batching: "auto" (default) sizes batches by measured cost; "off" sends each task by itself, to a
+                worker that is free; a number sends batches of so many. Rarely worth setting.
 
     Raises:
         TypeError: what is decorated is not a function, or an option is unknown or of the wrong type.
@@ -300,10 +311,9 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
         "max_retries": _check_max_retries,
         "retry_exceptions": _check_retry_exceptions,
         "name": _check_name,
+        "batching": _check_batching,
     }
-    values: dict[str, Any] = dict(
-        zip(("num_cpus", "num_returns", "max_retries", "retry_exceptions", "name"), start.astuple())
-    )
+    values: dict[str, Any] = dict(zip(checks, start.astuple()))
     for name, value in changes.items():
         if name not in checks:
             raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
@@ -352,6 +362,10 @@ def _check_name(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"option name expected a str, got {type(value).__name__}")
     return value
+
+
+def _check_batching(value: Any) -> int:
+    return check_batching("option batching", value)
 
 
 if TYPE_CHECKING:

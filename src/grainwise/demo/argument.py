@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import grainwise
+from grainwise.demo.bundled import measurements
 from grainwise.demo.story import Reasons, Story
 
 if TYPE_CHECKING:
@@ -15,37 +16,38 @@ if TYPE_CHECKING:
 
 N_BYTES = 200_000_000
 N_BYTES_QUICK = 50_000_000
-N_SAMPLES = 32
+N_SAMPLES = 24
+N_DRAWN = 100_000
 
 
-def resampled_mean(table: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Draw rows with replacement and average their columns."""
-    rows = np.random.default_rng(seed).integers(len(table), size=len(table) // 2)
-    return np.asarray(table[rows].mean(axis=0))
+def trimmed_mean(table: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Draw rows with replacement and average their columns without the outer tenths."""
+    rows = np.random.default_rng(seed).integers(len(table), size=N_DRAWN)
+    n_outer = N_DRAWN // 10
+    middle = np.sort(table[rows], axis=0)[n_outer:-n_outer]
+    return np.asarray(middle.mean(axis=0))
 
 
 def in_plain_python(table: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Call it once for each sample."""
-    return [resampled_mean(table, seed) for seed in range(N_SAMPLES)]
+    return [trimmed_mean(table, seed) for seed in range(N_SAMPLES)]
 
 
 def with_pool(table: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Pass the table with each sample's seed."""
     with Pool() as pool:
-        return pool.starmap(resampled_mean, [(table, seed) for seed in range(N_SAMPLES)])
+        return pool.starmap(trimmed_mean, [(table, seed) for seed in range(N_SAMPLES)])
 
 
 def with_grainwise(table: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Pass the table with each sample's seed."""
-    mean = grainwise.remote(resampled_mean)
+    mean = grainwise.remote(trimmed_mean)
     return grainwise.get([mean.remote(table, seed) for seed in range(N_SAMPLES)])
 
 
 def table_of_measurements(is_quick: bool) -> NDArray[np.float64]:
     """Repeat the 569 rows of the breast cancer data that scikit-learn ships until they fill the table."""
-    from sklearn.datasets import load_breast_cancer  # here: the tasks need no more than numpy
-
-    measured = np.asarray(load_breast_cancer(return_X_y=True)[0], np.float64)
+    measured = measurements()
     n_rows = (N_BYTES_QUICK if is_quick else N_BYTES) // (measured.shape[1] * measured.itemsize)
     return np.resize(measured, (n_rows, measured.shape[1]))
 
@@ -74,7 +76,7 @@ STORY: Story[NDArray[np.float64], list[NDArray[np.float64]]] = Story(
     prepare=table_of_measurements,
     describe=describe,
     count_tasks=lambda table: N_SAMPLES,
-    task=resampled_mean,
+    task=trimmed_mean,
     plain=in_plain_python,
     pool=with_pool,
     naive=with_grainwise,

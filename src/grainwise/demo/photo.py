@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import grainwise
+from grainwise.demo.bundled import picture
 from grainwise.demo.story import Reasons, Story
 
 if TYPE_CHECKING:
@@ -20,22 +21,23 @@ ENLARGED_QUICK = 4
 N_ASIDE = 8
 TILES = list(np.ndindex(N_ASIDE, N_ASIDE))
 
-_ROW = [1, 6, 15, 20, 15, 6, 1]
-_BLUR = np.outer(_ROW, _ROW) / 4096
-_UNCHANGED = np.pad([[1.0]], 3)
+REACH = 7
+_IS_IN_DISC = np.hypot(*np.mgrid[-REACH : REACH + 1, -REACH : REACH + 1]) <= REACH
+_BLUR = _IS_IN_DISC / _IS_IN_DISC.sum()  # what a lens out of focus makes of a point
+_UNCHANGED = np.pad([[1.0]], REACH)
 KERNEL = (2 * _UNCHANGED - _BLUR).astype(np.float32)  # adds once more what a blur takes away
 
 
 def sharpen(photo: Photo, row: int, column: int) -> Photo:
-    """Convolve one tile of the photo with a kernel that sharpens."""
+    """Convolve one tile of the photo with a kernel of 15 × 15 that sharpens."""
     n_rows, n_columns, _ = photo.shape
     height, width = n_rows // N_ASIDE, n_columns // N_ASIDE
     top, left = row * height, column * width
-    rows = np.arange(top - 3, top + height + 3).clip(0, n_rows - 1)
-    columns = np.arange(left - 3, left + width + 3).clip(0, n_columns - 1)
+    rows = np.arange(top - REACH, top + height + REACH).clip(0, n_rows - 1)
+    columns = np.arange(left - REACH, left + width + REACH).clip(0, n_columns - 1)
     tile = photo[np.ix_(rows, columns)].astype(np.float32)
     sharp = np.zeros((height, width, 3), np.float32)
-    for down, right in np.ndindex(7, 7):
+    for down, right in np.ndindex(KERNEL.shape):
         sharp += KERNEL[down, right] * tile[down : down + height, right : right + width]
     return sharp.clip(0, 255).astype(np.uint8)
 
@@ -66,10 +68,8 @@ def joined(tiles: list[Photo]) -> Photo:
 
 def enlarged_photo(is_quick: bool) -> Photo:
     """Enlarge the photo of a Chinese temple that scikit-learn ships to the size of a camera's."""
-    from sklearn.datasets import load_sample_image  # here: the tasks need no more than numpy
-
     times = ENLARGED_QUICK if is_quick else ENLARGED
-    photo: Photo = load_sample_image("china.jpg")
+    photo = picture("china.jpg")
     # Whole tiles only: the last rows and columns that do not fill one are left out.
     height, width = (side - side % N_ASIDE for side in photo.shape[:2])
     return photo[:height, :width].repeat(times, axis=0).repeat(times, axis=1)

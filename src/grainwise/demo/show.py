@@ -26,7 +26,7 @@ STORIES: dict[str, dict[str, str]] = {
     "words": {},
     "argument": _ARRAYS,
     "photo": {**_ARRAYS, "PIL": "pillow"},
-    "forest": _ARRAYS,
+    "forest": {**_ARRAYS, "PIL": "pillow"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sysconfig
 import unicodedata
@@ -16,22 +17,41 @@ from grainwise.demo.story import Reasons, Story
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST_CHARACTERS = 32_000_000
-MOST_CHARACTERS_QUICK = 3_000_000
+MOST_CHARACTERS = 10_000_000
+MOST_CHARACTERS_QUICK = 1_000_000
 
-WORD = re.compile(r"[^\W\d_]+")
-ENDING = re.compile(r"(?<=...)(?:ing|ed|es|s)$")
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # takes camelCase and snake_case apart
+ENDINGS = [
+    (re.compile(f"(?<=...){ending}$"), instead)
+    for ending, instead in [
+        ("ies", "y"),
+        ("(?<!s)s", ""),
+        ("ly", ""),
+        ("ness", ""),
+        ("ization", "ize"),
+        ("ation", "ate"),
+        ("ment", ""),
+        ("able", ""),
+        ("ing", ""),
+        ("ed", ""),
+        ("ful", ""),
+    ]
+]
 STOP_WORDS = frozenset(
     ["a", "an", "and", "are", "as", "be", "by", "for", "if", "in", "is", "it", "of", "or", "the", "to"]
 )
 
 
 def count_words(paragraph: str) -> dict[str, int]:
-    """Clean one paragraph and count the stems of its words."""
+    """Clean one paragraph, take accents and endings off its words, and count them."""
+    text = unicodedata.normalize("NFKD", html.unescape(paragraph))
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
     counts: dict[str, int] = {}
-    for word in WORD.findall(unicodedata.normalize("NFKD", paragraph).casefold()):
-        if word not in STOP_WORDS:
-            stem = ENDING.sub("", word)
+    for word in WORD.findall(text):
+        stem = word.lower()
+        for ending, instead in ENDINGS:
+            stem = ending.sub(instead, stem)
+        if stem not in STOP_WORDS:
             counts[stem] = counts.get(stem, 0) + 1
     return counts
 

@@ -115,9 +115,10 @@ class Options:
         max_retries: runs beyond the first after a worker's death, -1 for no limit.
         retry_exceptions: False, True, or the exception classes that are worth another run.
         name: for messages.
+        batching: tasks per batch, 0 for as many as is good, None for what the session says.
     """
 
-    __slots__ = ("max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+    __slots__ = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
 
     def __init__(
         self,
@@ -126,7 +127,9 @@ class Options:
         max_retries: int = 3,
         retry_exceptions: bool | tuple[type[BaseException], ...] = False,
         name: str = "",
+        batching: int | None = None,
     ) -> None:
+        self.batching = batching
         self.num_cpus = num_cpus
         self.num_returns = num_returns
         self.max_retries = max_retries
@@ -135,4 +138,11 @@ class Options:
 
     def astuple(self) -> tuple[Any, ...]:
         """Return the values in the order of the constructor."""
-        return (self.num_cpus, self.num_returns, self.max_retries, self.retry_exceptions, self.name)
+        return (
+            self.num_cpus,
+            self.num_returns,
+            self.max_retries,
+            self.retry_exceptions,
+            self.name,
+            self.batching,
+        )

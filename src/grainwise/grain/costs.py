@@ -1,8 +1,9 @@
 """What a task of each function costs: estimates learned from reports.
 
-A report carries the pure run time of so many items of one key. The estimate is an exponentially weighted
-mean in which a report weighs what the time that it stands for is worth, so that one 10 us item says little
-and a 5 ms batch says a lot; a slow surprise that really cost time counts at once, a fast one by halves.
+A report carries the pure run time of so many items of one key. The estimate is the time of the items of the
+last quantum of work, divided by their number: so one 10 us item says little and a 5 ms batch says a lot, one
+slow item among a thousand raises it by its share, and a function that has become slow is known as such after
+one quantum.
 """
 
 from __future__ import annotations
@@ -43,23 +44,24 @@ class Costs:
 class Estimate:
     """What is known of one key's cost."""
 
-    __slots__ = ("largest_batch", "mean_s", "num_reports", "worst_s")
+    __slots__ = ("_count", "_total_s", "largest_batch", "mean_s", "num_reports", "worst_s")
 
     def __init__(self) -> None:
         self.mean_s: float | None = None
         self.worst_s = 0.0
         self.largest_batch = 0
         self.num_reports = 0
+        self._count = 0.0  # items of the last quantum or so, older ones fading
+        self._total_s = 0.0  # and their run time
 
-    def learn(self, count: int, total_s: float, worst_s: float, quantum_s: float, floor_s: float) -> None:
+    def learn(self, count: int, total_s: float, worst_s: float, quantum_s: float) -> None:
         """Take in a report of `count` items that ran `total_s` in all, the slowest of them `worst_s`.
 
         Args:
             count: items of the report, at least 1.
             total_s: their pure run time.
             worst_s: the slowest item's (or sub-block mean's) run time.
-            quantum_s: the time of a full batch: a report that stands for so much weighs one half.
-            floor_s: reports below it are never a slow surprise.
+            quantum_s: the time of a full batch: a report that stands for so much halves all before it.
         """
         mean_s = total_s / count
         self.worst_s = max(worst_s, 0.9 * self.worst_s)
@@ -68,38 +70,37 @@ class Estimate:
         old_s = self.mean_s
         if old_s is None or (self.num_reports <= 4 and mean_s < old_s):
             # The first calls pay for imports and cold caches: believe the faster one.
-            self.mean_s = mean_s
-        elif mean_s > 2 * old_s and total_s > floor_s:
-            self.mean_s = mean_s
+            self._count, self._total_s = count, total_s
         else:
-            weight = min(0.5, max(0.05, total_s / quantum_s))
-            self.mean_s = max(old_s + weight * (mean_s - old_s), old_s / 2)
+            # Items and times fade alike: a mean of means would take one slow item of a thousand for all.
+            keep = 1 / (1 + total_s / quantum_s)
+            self._count = self._count * keep + count
+            self._total_s = self._total_s * keep + total_s
+        self.mean_s = self._total_s / self._count
+
+    def jump(self, cost_s: float) -> None:
+        """Take an item that has run so long, and runs still, for what they all cost from now on."""
+        self._count, self._total_s = 1.0, cost_s
+        self.mean_s = cost_s
 
 
 class Estimates:
     """The estimates of all keys."""
 
-    def __init__(self, quantum_s: float, floor_s: float) -> None:
+    def __init__(self, quantum_s: float) -> None:
         self._quantum_s = quantum_s
-        self._floor_s = floor_s
         self._known: dict[Hashable, Estimate] = {}
 
-    def learn(self, key: Hashable, count: int, total_s: float, worst_s: float) -> None:
-        """Take in a report."""
+    def of(self, key: Hashable) -> Estimate:
+        """Return what is known of a key, and will be."""
         estimate = self._known.get(key)
         if estimate is None:
             estimate = self._known[key] = Estimate()
-        estimate.learn(count, total_s, worst_s, self._quantum_s, self._floor_s)
+        return estimate
 
-    def mean_s(self, key: Hashable) -> float | None:
-        """Return the estimated cost of one task in seconds, None while unknown."""
-        estimate = self._known.get(key)
-        return None if estimate is None else estimate.mean_s
-
-    def largest_batch(self, key: Hashable) -> int:
-        """Return the size of the largest batch that has come back."""
-        estimate = self._known.get(key)
-        return 0 if estimate is None else estimate.largest_batch
+    def learn(self, key: Hashable, count: int, total_s: float, worst_s: float) -> None:
+        """Take in a report."""
+        self.of(key).learn(count, total_s, worst_s, self._quantum_s)
 
     def forget(self, key: Hashable) -> None:
         """Drop what is known of a key that is gone."""

@@ -34,6 +34,7 @@ import os
 from collections import deque
 
 from .lease import Mapping, compare, punch_hole
+from .ranges import FreeRanges
 
 TYPE_CHECKING = False  # checkers take it for true; importing typing costs milliseconds
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ _LARGE_BYTES = 1 << 20
 _WRITE_STEP_BYTES = 1 << 30
 # A warm beginning shorter than this is written along with the absent pages behind it.
 _SPLIT_BYTES = 64 << 10
-# Free ranges looked at per size class before a larger class is tried: bounds the time of an allocation.
-_LOOKS_PER_CLASS = 8
 
 _ABSENT, _PRESENT, _WARM = 0, 1, 2
 _ABSENT_TO_PRESENT = bytes([_PRESENT, _PRESENT, _WARM]) + bytes(range(3, 256))
@@ -173,6 +172,11 @@ class ArenaReader:
             os.close(fd)
             raise
 
+    @property
+    def address(self) -> int:
+        """Where the mapping begins; 0 when the reader is closed."""
+        return 0 if self._mapping is None else self._mapping.address
+
     def view(self, offset: int, nbytes: int, on_drop: Callable[[], None] | None = None) -> memoryview:
         """Lease a range; see `Mapping.view`.
 
@@ -197,9 +201,8 @@ class Arena:
     Safe to use from several threads. `free` takes no lock and may be called from anywhere, also from the
     `on_drop` of a view inside a garbage collection; no other method may be called from there.
 
-    The allocator keeps free ranges in one bin per power of two of their size and joins neighbours, all in
-    dicts: allocating and freeing take a few microseconds, however many objects live, plus the work per page
-    of the object (a byte of bookkeeping each).
+    Allocating and freeing take a few microseconds, however many objects live (see `ranges`), plus the work
+    per page of the object (a byte of bookkeeping each).
     """
 
     def __init__(self, fd: int, capacity_bytes: int, *, is_disk: bool = False) -> None:
@@ -214,13 +217,8 @@ class Arena:
         # call on_drop, hence free, at any moment: so free must not take it.
         self._lock = _thread.allocate_lock()
         self._live: dict[int, int] = {}  # offset -> bytes of each allocated range
-        self._freed: deque[tuple[int, int]] = deque()  # (offset, bytes) freed, not yet in the bins
-        self._free_ends: dict[int, int] = {}  # start -> end of each free range; no two touch
-        self._free_starts: dict[int, int] = {}  # end -> start of the same
-        self._bins: list[dict[int, None]] = [
-            {} for _ in range(64)
-        ]  # by size.bit_length(): starts, newest last
-        self._top = 0  # everything from here on is free and absent
+        self._freed: deque[tuple[int, int]] = deque()  # (offset, bytes) freed, not yet in self._free
+        self._free = FreeRanges(capacity_bytes)  # pages from its top on are absent
         self._states = bytearray()  # state of each page below the top
         self._n_present = 0  # pages in self._states that are not absent
         self._allocated_bytes = 0  # sum of self._live and self._freed
@@ -236,6 +234,12 @@ class Arena:
     def footprint_bytes(self) -> int:
         """Bytes of the pages that the system has given us: written and not yet trimmed, live or free."""
         return self._n_present * _PAGE
+
+    @property
+    def address(self) -> int:
+        """Where the mapping begins; 0 before its first use and when the arena is closed."""
+        mapping = self._mapping
+        return 0 if mapping is None else mapping.address
 
     def allocate(self, nbytes: int) -> int:
         """Reserve a range; nothing is written.
@@ -255,12 +259,13 @@ class Arena:
         size = max(-(-nbytes // align) * align, ALIGN)
         with self._lock:
             self._collect_freed()
-            found = self._find(size, align)
+            found = self._free.find(size, align, self._warmth, 3 * self._best_state)
             if found is None:
                 free = self.capacity_bytes - self._allocated_bytes
                 raise ArenaFull(nbytes, free, self.capacity_bytes)
             offset = -(-found // align) * align
-            self._take(found, offset, offset + size)
+            self._free.take(found, offset, offset + size)
+            self._states.extend(bytes(max(0, -(-self._free.top // _PAGE) - len(self._states))))
             self._allocated_bytes += size
             self._live[offset] = size
         return offset
@@ -271,8 +276,8 @@ class Arena:
         Raises:
             ValueError: When no live range begins at `offset`: it was freed already or never allocated.
         """
-        # One atomic pop decides who frees; the bins are brought up to date by the next call that holds the
-        # lock.
+        # One atomic pop decides who frees; the free ranges are brought up to date by the next call that holds
+        # the lock.
         size = self._live.pop(offset, None)
         if size is None:
             raise ValueError(f"no live range at offset {offset}: freed twice, or never allocated")
@@ -343,7 +348,7 @@ class Arena:
             self._collect_freed()
             if self._is_closed:
                 return 0
-            spans = [self._span(start) for start in sorted(self._free_ends, reverse=True)]
+            spans = [self._span(start, end) for start, end in sorted(self._free, reverse=True)]
             excess = sum(self._count_present(*span) for span in spans) - keep_bytes // _PAGE
             for first, last in spans:
                 if excess <= 0:
@@ -369,21 +374,10 @@ class Arena:
         """Check the bookkeeping; raises `AssertionError`. For tests: linear in everything."""
         with self._lock:
             self._collect_freed()
-            ranges = [(start, start + size, True) for start, size in self._live.items()]
-            ranges += [(start, end, False) for start, end in self._free_ends.items()]
-            position, was_live = 0, True
-            for start, end, is_live in sorted(ranges):
-                assert start == position < end, f"gap or overlap at {position}: next range is {start}-{end}"
-                assert is_live or was_live, f"free ranges touch at {start}"
-                assert start % ALIGN == 0, f"range at {start} is not aligned"
-                position, was_live = end, is_live
-            assert position == self._top <= self.capacity_bytes, (position, self._top)
+            self._free.validate(self._live)
+            assert all(start % ALIGN == 0 for start in self._live), "a range is not aligned"
             assert self._allocated_bytes == sum(self._live.values())
-            assert self._free_starts == {end: start for start, end in self._free_ends.items()}
-            binned = {start: index for index, bin_ in enumerate(self._bins) for start in bin_}
-            assert binned == {s: (e - s).bit_length() for s, e in self._free_ends.items()}
-            assert sum(map(len, self._bins)) == len(binned)
-            assert len(self._states) == -(-self._top // _PAGE)
+            assert len(self._states) == -(-self._free.top // _PAGE)
             assert self._n_present == self._count_present(0, len(self._states))
 
     # Pages and bytes.
@@ -432,11 +426,10 @@ class Arena:
     def _count_present(self, first: int, last: int) -> int:
         return last - first - self._states.count(_ABSENT, first, last) if last > first else 0
 
-    def _span(self, start: int) -> tuple[int, int]:
-        """Return the pages (first, end) that lie wholly in the free range at `start`."""
-        end = self._free_ends[start]
+    def _span(self, start: int, end: int) -> tuple[int, int]:
+        """Return the pages (first, end) that lie wholly in a free range."""
         # Behind the top nothing lives, so its page belongs to the range below.
-        return -(-start // _PAGE), -(-end // _PAGE) if end == self._top else end // _PAGE
+        return -(-start // _PAGE), -(-end // _PAGE) if end == self._free.top else end // _PAGE
 
     def _cut_span(self, first: int, last: int, n_pages: int) -> int:
         """Return the highest page from which on `n_pages` of a span are present; `first` if it has fewer."""
@@ -464,88 +457,25 @@ class Arena:
 
     # Ranges.
 
-    def _find(self, size: int, align: int) -> int | None:
-        """Return the start of a free range (or the top) that has room for `size` bytes after aligning."""
-        exact = size.bit_length()
-        best, best_warmth = None, -1
-        for bin_ in self._bins[exact:]:
-            n_looks = _LOOKS_PER_CLASS
-            for start in reversed(bin_):
-                offset = -(-start // align) * align
-                if offset + size <= self._free_ends[start]:
-                    warmth = self._warmth(offset, size)
-                    if warmth > best_warmth:
-                        best, best_warmth = start, warmth
-                n_looks -= 1
-                if not n_looks or best_warmth == 3 * self._best_state:
-                    break
-            if best_warmth == 3 * self._best_state:
-                break
-        if best is not None:
-            return best
-        # A free range at the end grows into the fresh space behind it.
-        last = self._free_starts.get(self._top, self._top)
-        if -(-last // align) * align + size <= self.capacity_bytes:
-            return last
-        # Before giving up, look at those that the bound left out.
-        for bin_ in self._bins[exact:]:
-            for start in bin_:
-                if -(-start // align) * align + size <= self._free_ends[start]:
-                    return start
-        return None
-
     def _warmth(self, offset: int, size: int) -> int:
         """Sum the states of three pages of a range: a sample is enough to choose by."""
         states = self._states
         last = (offset + size - 1) // _PAGE
         return states[offset // _PAGE] + states[(offset + size // 2) // _PAGE] + states[last]
 
-    def _take(self, start: int, offset: int, end: int) -> None:
-        """Cut `offset` to `end` out of the free range at `start` or of the fresh space, raising the top."""
-        free_end = self._free_ends.get(start)
-        if free_end is None:
-            free_end = self._top
-        else:
-            self._remove(start, free_end)
-        if end > self._top:
-            free_end = self._top = end
-            self._states.extend(bytes(-(-end // _PAGE) - len(self._states)))
-        if start < offset:
-            self._insert(start, offset)
-        if end < free_end:
-            self._insert(end, free_end)
-
     def _collect_freed(self) -> None:
-        """Move what `free` has left into the bins, joined with free neighbours."""
+        """Note as free what `free` has left."""
         freed = self._freed
         while freed:
             start, size = freed.popleft()
             self._allocated_bytes -= size
-            end = start + size
-            before = self._free_starts.get(start)
-            if before is not None:
-                self._remove(before, start)
-                start = before
-            after = self._free_ends.get(end)
-            if after is not None:
-                self._remove(end, after)
-                end = after
-            self._insert(start, end)
-
-    def _insert(self, start: int, end: int) -> None:
-        self._free_ends[start] = end
-        self._free_starts[end] = start
-        self._bins[(end - start).bit_length()][start] = None
-
-    def _remove(self, start: int, end: int) -> None:
-        del self._free_ends[start], self._free_starts[end], self._bins[(end - start).bit_length()][start]
+            self._free.add(start, start + size)
 
     def _lower_top(self) -> None:
         """Turn a free range at the end that has no pages back into fresh space."""
-        start = self._free_starts.get(self._top)
+        start = self._free.last_start()
         if start is not None:
             first = -(-start // _PAGE)
             if self._count_present(first, len(self._states)) == 0:
-                self._remove(start, self._top)
+                self._free.lower_top()
                 del self._states[first:]
-                self._top = start

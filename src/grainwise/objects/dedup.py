@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from .store import Blob
+    from .codec import BlobLike
 
     Fingerprint = tuple[int, ...]
 
@@ -59,15 +59,15 @@ class Entry:
 
     __slots__ = ("__weakref__", "_kept", "blob", "hits", "print", "sources", "watch")
 
-    def __init__(self, print_: Fingerprint, blob: Blob, forget: Any) -> None:
+    def __init__(self, print_: Fingerprint, blob: BlobLike, forget: Any) -> None:
         self.print = print_
-        self.blob: weakref.ref[Blob] = weakref.ref(blob, forget)
-        self._kept: Blob | None = None
+        self.blob: weakref.ref[Any] = weakref.ref(blob, forget)
+        self._kept: BlobLike | None = None
         self.sources: list[weakref.ref[Any]] = []
         self.hits = 0
         self.watch: Any = None
 
-    def keep(self, blob: Blob, sources: Iterable[object]) -> None:
+    def keep(self, blob: BlobLike, sources: Iterable[object]) -> None:
         """Hold the copy until every one of `sources` is gone; objects without weak references don't count."""
         me = weakref.ref(self)
 
@@ -101,13 +101,16 @@ class Entry:
 
 
 class Dedup:
-    """Finds stored copies by content. Not thread-safe: the store calls it under its lock."""
+    """Finds stored copies by content. Not thread-safe: its owner calls it under a lock.
+
+    Blobs may end at any time. They must not have a `__del__`: `candidates` could hand one out while it runs.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[Fingerprint, list[Entry]] = {}
-        self._recent: OrderedDict[int, Entry] = OrderedDict()
+        self._recent: OrderedDict[int, Entry] = OrderedDict()  # those that may hold their copy
 
-    def candidates(self, print_: Fingerprint) -> list[tuple[Entry, Blob]]:
+    def candidates(self, print_: Fingerprint) -> list[tuple[Entry, Any]]:
         """Return the stored copies that may have this content, most recent first."""
         found = []
         for entry in reversed(self._entries.get(print_, ())):
@@ -116,7 +119,7 @@ class Dedup:
                 found.append((entry, blob))
         return found[:MAX_CANDIDATES]
 
-    def add(self, print_: Fingerprint, blob: Blob, sources: Iterable[object]) -> Entry:
+    def add(self, print_: Fingerprint, blob: BlobLike, sources: Iterable[object]) -> Entry:
         """Remember a stored copy, and hold it for as long as its sources live."""
         entries = self._entries.setdefault(print_, [])
         entries[:] = [entry for entry in entries if entry.blob() is not None]
@@ -133,9 +136,11 @@ class Dedup:
         self.touch(entry, blob, sources)
         return entry
 
-    def touch(self, entry: Entry, blob: Blob, sources: Iterable[object]) -> None:
+    def touch(self, entry: Entry, blob: BlobLike, sources: Iterable[object]) -> None:
         """Note that a stored copy was used again."""
         entry.keep(blob, sources)
+        if not entry.is_kept:
+            return
         self._recent[id(entry)] = entry
         self._recent.move_to_end(id(entry))
         if len(self._recent) > MAX_KEPT:
@@ -169,7 +174,7 @@ class Dedup:
         )
 
 
-def same_content(blob: Blob, offsets: Sequence[int], parts: Sequence[memoryview]) -> bool:
+def same_content(blob: BlobLike, offsets: Sequence[int], parts: Sequence[memoryview]) -> bool:
     """Compare buffers with their stored copy, byte for byte."""
     if offsets[-1] + parts[-1].nbytes != blob.nbytes:
         return False  # other parts of the same total: their addresses would lie beyond the stored ones

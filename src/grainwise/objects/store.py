@@ -9,7 +9,9 @@ Guarantees:
 * The driver owns every blob. A blob lives exactly as long as something in the driver refers to it: a ref's
   value, an argument of a task under way, a view that the user holds, a worker that has borrowed it.
 * Dropping the last reference frees the range without a garbage collection, from any thread and from inside
-  any finalizer: `Blob.__del__` only appends to a deque; the range is freed at the next allocation or tick.
+  any finalizer: the end of a blob only appends to a deque; the range is freed at the next allocation or tick.
+* A worker may send the same range again at any moment. The driver counts how often each came; the worker,
+  which has counted how often it went, frees the range only when the two agree.
 * A blob's bytes never change. They may move to disk when memory is short and nobody reads them
   (least recently used first); readers then map the disk arena instead.
 """
@@ -19,12 +21,14 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import weakref
 from collections import deque
 from time import monotonic
 
 from ..errors import EngineClosedError, ObjectStoreFullError, OutOfDiskError
 from . import arena as arenas
 from .dedup import Dedup, fingerprint, roots, same_content
+from .orphan import Orphan
 from .writewatch import WriteWatch
 
 TYPE_CHECKING = False
@@ -70,10 +74,23 @@ class Blob:
         """The descriptor that travels: identity, arena, offset, size in bytes."""
         return (self.id, self.arena_id, self.offset, self.nbytes)
 
-    def __del__(self) -> None:
-        store = self.store
-        store.dropped.append((self.arena_id, self.offset, self.nbytes))
-        store.on_drop()
+
+class _Place(weakref.ref[Blob]):
+    """Where a blob lies, and what is called when it ends.
+
+    Not `Blob.__del__`: a weak reference still hands out an object whose `__del__` is running, to another
+    thread or to a hook called from there, whose range would then be freed while it is used.
+
+    Attributes:
+        adoptions: how often a worker has sent the range since this blob was made; 0 for the driver's own.
+    """
+
+    __slots__ = ("adoptions", "arena_id", "nbytes", "offset")
+
+    adoptions: int
+    arena_id: int
+    nbytes: int
+    offset: int
 
 
 class _Lease:
@@ -118,7 +135,8 @@ class Store:
         capacity_bytes: what memory arenas may hold in all processes together.
         spill_directory: where the disk arena goes; None turns spilling off.
         usage: counts what the other processes hold.
-        release_remote: called with (arena id, offset, bytes) when a blob that a worker wrote is dropped.
+        release_remote: called with (arena id, offset, bytes, how often it came) when a blob that a worker
+            wrote is dropped.
         on_drop: called when any blob is dropped, from finalizers: must not block.
     """
 
@@ -127,12 +145,12 @@ class Store:
         capacity_bytes: int,
         spill_directory: str | None,
         usage: Usage,
-        release_remote: Callable[[int, int, int], None],
+        release_remote: Callable[[int, int, int, int], None],
         on_drop: Callable[[], None] = lambda: None,
     ) -> None:
         self.capacity_bytes = capacity_bytes
         self.spill_directory = spill_directory
-        self.dropped: deque[tuple[int, int, int]] = deque()
+        self.dropped: deque[tuple[int, int, int, int]] = deque()
         self.saved_bytes = 0
         self.spilled_bytes = 0
         self.is_closed = False
@@ -144,7 +162,8 @@ class Store:
         self._lock = threading.RLock()
         self._arenas: dict[int, arenas.Arena] = {}
         self._readers: dict[int, arenas.ArenaReader] = {}
-        self._live: dict[int, dict[int, Any]] = {}  # arena id -> offset -> weak blob
+        self._live: dict[int, dict[int, _Place]] = {}  # arena id -> offset -> its latest blob
+        self._orphans: dict[int, Orphan] = {}  # by arena id, which is in _readers and _live, too
         self._dedup = Dedup()
         self._watch = WriteWatch()
         self._ids = itertools.count(1)
@@ -227,16 +246,21 @@ class Store:
             if isinstance(error, OSError):
                 raise self._write_failed(error, arena, nbytes) from error
             raise
-        return self._new_blob(arena_id, offset, nbytes)
+        return self._new_blob(arena_id, offset, nbytes, 0)
 
-    def _new_blob(self, arena_id: int, offset: int, nbytes: int) -> Blob:
-        import weakref
-
+    def _new_blob(self, arena_id: int, offset: int, nbytes: int, adoptions: int) -> Blob:
         blob = Blob(self, next(self._ids), arena_id, offset, nbytes)
         blob.used_at = next(self._ticks)
+        place = _Place(blob, self._on_end)
+        place.arena_id, place.offset, place.nbytes, place.adoptions = arena_id, offset, nbytes, adoptions
         with self._lock:
-            self._live.setdefault(arena_id, {})[offset] = weakref.ref(blob)
+            self._live.setdefault(arena_id, {})[offset] = place
         return blob
+
+    def _on_end(self, place: Any) -> None:
+        """Note that nothing refers to a blob any more. Called in any thread, in the middle of anything."""
+        self.dropped.append((place.arena_id, place.offset, place.nbytes, place.adoptions))
+        self.on_drop()
 
     def _reserve(self, nbytes: int) -> tuple[int, arenas.Arena, int]:
         """Find room: in memory, else in memory after spilling, else on disk."""
@@ -342,24 +366,38 @@ class Store:
             self._readers[arena_id] = arenas.ArenaReader(fd, capacity_bytes)
 
     def adopt(self, arena_id: int, offset: int, nbytes: int) -> Blob:
-        """Become the owner of a blob that a worker wrote."""
-        return self._new_blob(arena_id, offset, nbytes)
+        """Become the owner of a blob that a worker wrote; a range that has come before is the same blob.
+
+        Unless that has been dropped: then it is a new one, and the worker, which hears how often each of them
+        came, knows better than to free the range between the two.
+        """
+        with self._lock:
+            place = self._live.get(arena_id, {}).get(offset)
+            blob = place() if place is not None else None
+            if place is None or blob is None:
+                return self._new_blob(arena_id, offset, nbytes, 1)
+            place.adoptions += 1
+            blob.used_at = next(self._ticks)
+            return blob
 
     def orphan(self, arena_ids: Sequence[int]) -> None:
-        """Note that the writer of these arenas is gone: each goes with its last blob."""
+        """Note that the writer of these arenas is gone: what is live in them counts as ours from now on."""
         with self._lock:
             self.collect()
             for arena_id in arena_ids:
-                self._live.setdefault(arena_id, {})[-1] = None
-                self._close_if_empty(arena_id)
+                reader = self._readers.get(arena_id)
+                if reader is not None:
+                    live = self._live.get(arena_id, {})
+                    ranges = [(place.offset, place.nbytes) for place in live.values()]
+                    self._orphans[arena_id] = orphan = Orphan(reader, ranges)
+                    if not ranges:
+                        self._close_orphan(arena_id, orphan)
+            self._publish()
 
-    def _close_if_empty(self, arena_id: int) -> None:
-        live = self._live.get(arena_id)
-        if live is not None and len(live) == 1 and -1 in live:
-            del self._live[arena_id]
-            reader = self._readers.pop(arena_id, None)
-            if reader is not None:
-                reader.close()
+    def _close_orphan(self, arena_id: int, orphan: Orphan) -> None:
+        del self._orphans[arena_id]
+        self._live.pop(arena_id, None)
+        self._readers.pop(arena_id).close()
 
     # -- room ------------------------------------------------------------------------------------------
 
@@ -373,27 +411,34 @@ class Store:
                 dropped.clear()
             while dropped:
                 try:
-                    arena_id, offset, nbytes = dropped.popleft()
+                    arena_id, offset, nbytes, adoptions = dropped.popleft()
                 except IndexError:
                     break
-                live = self._live.get(arena_id)
-                if live is None or live.pop(offset, None) is None:
-                    continue
-                arena = self._arenas.get(arena_id)
-                if arena is not None:
-                    arena.free(offset)
-                elif -1 in live:
-                    self._close_if_empty(arena_id)
-                else:
-                    self._release_remote(arena_id, offset, nbytes)
+                place = self._live.get(arena_id, {}).get(offset)
+                if place is not None and place() is None:  # else it was adopted anew meanwhile
+                    del self._live[arena_id][offset]
+                self._release(arena_id, offset, nbytes, adoptions)
             self._publish()
+
+    def _release(self, arena_id: int, offset: int, nbytes: int, adoptions: int) -> None:
+        """Give a range back to whoever may use it again."""
+        arena, orphan = self._arenas.get(arena_id), self._orphans.get(arena_id)
+        if arena is not None:
+            arena.free(offset)
+        elif orphan is None:
+            self._release_remote(arena_id, offset, nbytes, adoptions)
+        elif orphan.free(offset):
+            self._close_orphan(arena_id, orphan)
 
     def _publish(self) -> None:
         if self.is_closed:
             return
         arena = self._arenas.get(MEMORY_ARENA)
-        if arena is not None:
-            self._usage.publish(arena.allocated_bytes)
+        used = 0 if arena is None else arena.allocated_bytes
+        for arena_id, orphan in self._orphans.items():
+            if not self._is_disk(arena_id):
+                used += orphan.live_bytes
+        self._usage.publish(used)
 
     def make_room(self) -> None:
         """Spill ahead when the store is nearly full, so that workers find room for their results."""
@@ -418,11 +463,11 @@ class Store:
             return 0
         idle = []
         for arena_id, live in self._live.items():
-            for offset, reference in live.items():
-                blob = reference() if reference is not None and arena_id != DISK_ARENA else None
-                if blob is None or blob.lent or blob.leases or offset < 0 or self._is_disk(arena_id):
-                    continue
-                idle.append((blob.used_at, blob))
+            if not self._is_disk(arena_id):
+                for place in live.values():
+                    blob = place()
+                    if blob is not None and not blob.lent and not blob.leases:
+                        idle.append((blob.used_at, blob))
         idle.sort(key=lambda pair: pair[0])
         freed = 0
         for _, blob in idle:
@@ -439,19 +484,20 @@ class Store:
     def _move_to_disk(self, blob: Blob) -> None:
         disk = self._arena(DISK_ARENA, blob.nbytes)
         offset = self._allocate_on_disk(disk, blob.nbytes)
-        place = self._arenas.get(blob.arena_id) or self._readers[blob.arena_id]
+        source = self._arenas.get(blob.arena_id) or self._readers[blob.arena_id]
         try:
-            disk.write(offset, [place.view(blob.offset, blob.nbytes)])
+            disk.write(offset, [source.view(blob.offset, blob.nbytes)])
         except OSError as error:
             disk.free(offset)
             raise self._write_failed(error, disk, blob.nbytes) from error
-        old_arena, old_offset = blob.arena_id, blob.offset
-        reference = self._live[old_arena][old_offset]
-        self._live.setdefault(DISK_ARENA, {})[offset] = reference
+        place = self._live[blob.arena_id].pop(blob.offset)
+        old = (place.arena_id, place.offset, place.nbytes, place.adoptions)
+        self._live.setdefault(DISK_ARENA, {})[offset] = place
+        place.arena_id, place.offset, place.adoptions = DISK_ARENA, offset, 0
         blob.arena_id, blob.offset = DISK_ARENA, offset
         self.spilled_bytes += blob.nbytes
-        self.dropped.append((old_arena, old_offset, blob.nbytes))
-        self.collect()
+        self._release(*old)
+        self._publish()
 
     def trim(self, keep_bytes: int = 0) -> int:
         """Give the pages of free ranges back to the system; return how many bytes."""
@@ -471,6 +517,7 @@ class Store:
                 reader.close()
             self._arenas.clear()
             self._readers.clear()
+            self._orphans.clear()
             self._live.clear()
             self.dropped.clear()
 

@@ -15,6 +15,9 @@ class SentBatch:
 
     Attributes:
         refs: the items, in order.
+        spec: what the first items are calls of.
+        parts: (end, spec) of each run of items of one spec, where there are several; else None.
+        num_free: the items from here on are followers: they take results of items before them.
         base: results that have come back; they come in order.
         stop: items from here on are not the worker's any more.
         calls: the arguments as they were sent, where something may have been lent with them.
@@ -22,15 +25,64 @@ class SentBatch:
         is_blocked: the running item waits for others; it is the last one of the batch.
     """
 
-    __slots__ = ("base", "calls", "children", "flags", "is_blocked", "refs", "seq", "spec", "stop")
+    __slots__ = (
+        "base", "calls", "children", "flags", "is_blocked", "num_free", "parts", "refs", "seq", "spec",
+        "stop",
+    )  # fmt: skip
 
-    def __init__(self, seq: int, spec: TaskSpec, refs: list[ObjectRef[Any]], flags: int) -> None:
+    def __init__(
+        self,
+        seq: int,
+        refs: list[ObjectRef[Any]],
+        parts: list[tuple[int, TaskSpec]],
+        flags: int,
+        num_free: int,
+    ) -> None:
         self.seq = seq
-        self.spec = spec
+        self.spec = parts[0][1]
+        self.parts = parts if len(parts) > 1 else None
         self.refs = refs
         self.flags = flags
+        self.num_free = num_free
         self.calls: list[Any] | None = None
         self.base = 0
         self.stop = len(refs)
         self.is_blocked = False
         self.children: dict[int, list[ObjectRef[Any]]] | None = None
+
+    def spec_at(self, index: int) -> TaskSpec:
+        """Return what an item is a call of."""
+        for end, spec in self.parts or ():
+            if index < end:
+                return spec
+        return self.spec
+
+    def counts(self, start: int, stop: int) -> list[tuple[TaskSpec, int]]:
+        """Return how many items of which spec there are in a range."""
+        if self.parts is None:
+            return [(self.spec, stop - start)]
+        found: dict[TaskSpec, int] = {}
+        begin = 0
+        for end, spec in self.parts:
+            count = min(stop, end) - max(start, begin)
+            if count > 0:
+                found[spec] = found.get(spec, 0) + count
+            begin = end
+        return list(found.items())
+
+    def has_suspect(self, suspects: set[TaskSpec]) -> bool:
+        """Say whether some item is of a spec whose task killed a worker."""
+        if self.parts is None:
+            return self.spec in suspects
+        return any(spec in suspects for _, spec in self.parts)
+
+
+def parts_of(specs: list[TaskSpec]) -> list[tuple[int, TaskSpec]]:
+    """Return (end, spec) of each run of equal specs."""
+    parts: list[tuple[int, TaskSpec]] = []
+    for end, spec in enumerate(specs, 1):
+        if parts and parts[-1][1] is spec:
+            parts[-1] = (end, spec)
+        else:
+            parts.append((end, spec))
+    return parts

@@ -12,6 +12,7 @@ import itertools
 
 from ...objects.codec import PACKED_WIRE, Packed, known_ref
 from ...objects.ref import PACKED, ObjectRef
+from ..wire import control
 from ..wire.channel import receive_fds, send_fd
 from ..wire.tasks import packed_wire
 
@@ -102,6 +103,8 @@ class Borders:
     def unlend(self, call: Call, handle: WorkerHandle) -> None:
         """Take back what was lent for a call that this worker will never begin, and so never gives back."""
         for arg in call.args:
+            if arg in call.tied:
+                continue  # a result of its own batch
             packed = arg._value if isinstance(arg, ObjectRef) and arg._state == PACKED else arg
             if isinstance(packed, Packed):
                 self.returned(
@@ -111,7 +114,7 @@ class Borders:
     # -- from a worker ---------------------------------------------------------------------------------
 
     def adopt(self, wire: tuple[Any, ...], handle: WorkerHandle) -> Packed:
-        """Return the value of a packed wire; new blobs in it become ours."""
+        """Return the value of a packed wire; the blobs that the worker wrote become ours."""
         _, stream, pieces, blobs, refs = wire
         return Packed(
             stream,
@@ -122,7 +125,7 @@ class Borders:
 
     def _adopt_blob(self, wire: tuple[int, int, int, int], handle: WorkerHandle) -> Blob:
         identity, arena_id, offset, nbytes = wire
-        if identity:
+        if identity:  # one of its loans, which it gives back behind this frame
             blob: Blob = handle.loans[identity][0]
             return blob
         while arena_id not in handle.own_arenas:
@@ -171,4 +174,5 @@ class Borders:
         handle.loans.clear()
         for identity, count in list(handle.ref_loans.items()):
             self._return_ref(handle, identity, count)
+        handle.words[control.USED] = handle.words[control.FREED] = 0  # its objects count as ours from here on
         self.store.orphan(handle.own_arenas)

@@ -77,15 +77,16 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
         wait.is_over = True
     running = handle.words[control.SEQ] if handle.is_up else 0
     started = handle.words[control.STARTED]
+    blames_task = not handle.batches or os.WIFSIGNALED(handle.status)  # nobody's code ended it then
     for batch in reversed(list(handle.batches.values())):
-        _settle(engine, handle, batch, started if batch.seq == running else None)
+        blames_task |= _settle(engine, handle, batch, started if batch.seq == running else None)
     detail = "" if handle.is_up else _last_words(engine, handle)
     engine.dispatcher.policy.died(handle.number)
     engine.dispatcher.by_number.pop(handle.number, None)
     engine.borders.end_loans(handle)
     engine.pool.remove(handle)
-    if not handle.is_up and engine.pool.note_start_failure():
-        fail_everything(engine, WorkerStartError(detail=detail))
+    if not (handle.is_up and blames_task) and engine.pool.note_start_failure():
+        fail_everything(engine, WorkerStartError(detail=detail or _last_words(engine, handle)))
 
 
 def _last_words(engine: Engine, handle: WorkerHandle) -> str:
@@ -95,26 +96,26 @@ def _last_words(engine: Engine, handle: WorkerHandle) -> str:
     return words or f"no output; {_how_it_ended(handle.status)}"
 
 
-def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int | None) -> None:
-    """Decide about the items of a dead worker's batch."""
-    spec = batch.spec
+def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int | None) -> bool:
+    """Decide about the items of a dead worker's batch; say whether one of them may be to blame."""
     rest = batch.refs[batch.base : batch.stop]
     if not rest:
-        return
+        return False
+    found = batch.is_blocked  # a child on top of it died, or somebody killed the worker
     if started is not None and batch.base <= started < batch.stop:
         suspect = batch.refs[started]
+        spec = batch.spec_at(started)
         rest.remove(suspect)
         spec.has_killed = True
-        if suspect._state is spec:
+        if suspect._state.__class__ is TaskSpec:
             if engine.results.charge(spec, suspect):
-                engine.dispatcher.suspects.add(spec)
-                engine.dispatcher.queue_first(spec, [suspect])
+                engine.dispatcher.suspect(spec)
+                engine.dispatcher.queue_first([suspect])
             else:
                 engine.results.fail(suspect, _crashed(handle, batch, started))
-    elif batch.is_blocked:
-        # Some child on top of it died, or somebody killed the worker: not this task's doing.
-        pass
-    engine.dispatcher.queue_first(spec, rest)
+        found = True
+    engine.dispatcher.queue_first(rest)
+    return found
 
 
 def _crashed(handle: WorkerHandle, batch: SentBatch, index: int) -> WorkerCrashedError:
@@ -130,7 +131,7 @@ def _crashed(handle: WorkerHandle, batch: SentBatch, index: int) -> WorkerCrashe
     if handle.last_words:
         lines.append("last lines of its error output:\n" + handle.last_words)
     return WorkerCrashedError(
-        task_name=batch.spec.name,
+        task_name=batch.spec_at(index).name,
         pid=handle.pid or None,
         exit_code=None if by_signal else os.WEXITSTATUS(status),
         signal=os.WTERMSIG(status) if by_signal else None,
@@ -188,7 +189,7 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
     for handle in engine.pool.workers.values():
         for batch in list(handle.batches.values()):
             for ref in batch.refs[batch.base :]:
-                if ref._state is batch.spec:
+                if ref._state.__class__ is TaskSpec:
                     engine.results.fail(ref, error)
     for spec in engine.submissions.specs():
         fail_queue(engine, spec, error)
@@ -213,12 +214,14 @@ def cancel(engine: Engine, ref: ObjectRef[Any], *, force: bool, recursive: bool)
         return  # finished, or not a task
     if ref._value.__class__ is not Call and isinstance(ref._value, type(ref)):
         ref = ref._value  # one of several results: this one stands for the call
+        if ref._state.__class__ is not TaskSpec:
+            return
     error = TaskCancelledError(task_name=spec.name)
     call = ref._value
     if call.__class__ is not Call or call.is_sent:
         for handle in list(engine.pool.workers.values()):
             for batch in list(handle.batches.values()):
-                index = _index(batch, ref) if batch.spec is spec else None
+                index = _index(batch, ref)
                 if index is not None:
                     _cancel_sent(engine, handle, batch, index, error, force=force, recursive=recursive)
                     return
@@ -246,7 +249,7 @@ def _cancel_sent(
         nested.cancel_wait(engine, handle, batch.seq)  # its `get` raises
         return
     if not batch.is_blocked:
-        start = control.take_back(words, batch.seq, index, engine.dispatcher.barrier)
+        start = engine.dispatcher.claim_back(handle, batch, index)
         if start is not None and start < batch.stop:
             engine.dispatcher.requeue(handle, batch, start)
             if start <= index:

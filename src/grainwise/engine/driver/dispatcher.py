@@ -9,12 +9,25 @@ from collections import deque
 from time import perf_counter
 
 from ...errors import GrainwiseError, WorkerStartError
-from ...grain.policy import Policy, Progress
-from ..wire import control
+from ...grain.policy import Policy, Progress, Send, may_share
+from ...objects.ref import FAILED
+from ..wire import claims, control
 from ..wire.channel import encode
-from ..wire.tasks import EACH, FORGET, FREE, FUNCTION, RUN, Call, TaskSpec, dead_functions, dead_keys
+from ..wire.tasks import (
+    EACH,
+    EAGER,
+    FORGET,
+    FREE,
+    FUNCTION,
+    FUSED,
+    RUN,
+    Call,
+    TaskSpec,
+    dead_functions,
+    dead_keys,
+)  # fmt: skip
 from . import crash
-from .batches import SentBatch
+from .batches import SentBatch, parts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +58,7 @@ class Dispatcher:
     def __init__(self, engine: Engine, num_cpus: float) -> None:
         self.engine = engine
         self.policy = Policy(num_cpus)
-        self.barrier = control.Barrier()
+        self.barrier = claims.Barrier()
         self.active: dict[TaskSpec, None] = {}
         self.missed: deque[TaskSpec] = deque()
         self.num_sent = 0
@@ -79,16 +92,21 @@ class Dispatcher:
             specs: dict[Any, TaskSpec] = {}
             for spec in active:
                 specs[spec.number] = spec
-                policy.ready(spec.number, len(spec.open), spec.num_cpus)
+                policy.ready(
+                    spec.number,
+                    len(spec.open),
+                    spec.num_cpus,
+                    cost=spec.cost,
+                    limit=spec.batching,
+                    home=spec.home,
+                )
             sends = policy.dispatch(waiting)
             try:
                 while sends:
-                    send = sends.pop(0)
-                    self._send(send.worker, specs[send.key], send.count)
+                    self._send(sends.pop(0), specs)
             finally:
                 for send in sends:  # one could not be sent: the others stay in their queues
-                    policy.returned(send.worker, send.key, send.count)
-                    policy.ended(send.worker)
+                    self._unsend(send, ())
             for spec in list(active):
                 left = len(spec.open)
                 if left:
@@ -112,43 +130,107 @@ class Dispatcher:
     def _dispatch_lone(self) -> bool:
         """Send the one task that is open to a worker that is idle, if that is how things are."""
         (spec,) = self.active
-        if len(spec.open) != 1 or not spec.num_cpus:
+        if len(spec.open) != 1 or not spec.num_cpus or spec in self.suspects:
             return False
         number = self.policy.lone(spec.number, spec.num_cpus)
         if number is None:
             return False
         self.active.clear()
         spec.send_at = 1
-        self._send(number, spec, 1)
+        mean_s = self.policy.mean_s(spec.number) or 0.0
+        self._send(Send(number, [(spec.number, 1)], mean_s, self.policy.floor_s), {spec.number: spec})
         if spec.open:  # a submitter was quicker than the line above
             self.active[spec] = None
         return True
 
-    def _send(self, number: int, spec: TaskSpec, count: int) -> None:
-        """Send so many tasks to the worker that the policy knows under this number."""
-        handle = self.by_number.get(number)
+    def _send(self, send: Send, specs: dict[Any, TaskSpec]) -> None:
+        """Send tasks to the worker that the policy knows under a number, with what may follow them."""
+        handle = self.by_number.get(send.worker)
         if handle is None:
-            handle = self._start(number)
+            handle = self._start(send.worker)
         if handle is None or not handle.can_take():
-            self.policy.returned(number, spec.number, count)
-            self.policy.ended(number)
+            self._unsend(send, ())
             return
-        refs = self._pop(spec, 1 if spec in self.suspects else count)
-        if len(refs) < count:
-            self.policy.returned(number, spec.number, count - len(refs))
+        refs: list[ObjectRef[Any]] = []
+        parts: list[tuple[int, TaskSpec]] = []
+        room = INLINE_BATCH_BYTES
+        for key, count in send.parts:
+            spec = specs[key]
+            taken, room = self._pop(spec, count, room)
+            if len(taken) < count:
+                self.policy.returned(send.worker, key, count - len(taken))
+            if taken:
+                refs += taken
+                parts.append((len(refs), spec))
         if not refs:
-            self.policy.ended(number)
+            self.policy.ended(send.worker)
             return
+        num_free = len(refs)
         try:
-            self.send_batch(handle, spec, refs)
+            if self.engine.results.dependents:
+                parts = self._add_followers(send, refs, parts)
+            self.send_batch(handle, refs, parts, num_free=num_free)
         except BaseException as error:  # no worker may seem busy for ever
-            self.policy.returned(number, spec.number, len(refs))
-            self.policy.ended(number)
+            self._unsend(send, refs)
             if not isinstance(error, GrainwiseError):
-                self.queue_first(spec, refs)  # a signal handler of the program's raised, or a bug of ours
+                self.queue_first(refs)  # a signal handler of the program's raised, or a bug of ours
                 raise
             for ref in refs:
                 self.engine.results.fail(ref, error)  # such as a value of an earlier session
+
+    def _unsend(self, send: Send, refs: Sequence[ObjectRef[Any]]) -> None:
+        """Tell the policy that a batch did not go out: of `refs`, or of what it said itself."""
+        if refs:
+            for ref in refs:
+                self.policy.returned(send.worker, ref._state.number, 1)
+        else:
+            for key, count in send.parts:
+                self.policy.returned(send.worker, key, count)
+        self.policy.ended(send.worker)
+
+    def _add_followers(
+        self, send: Send, refs: list[ObjectRef[Any]], parts: list[tuple[int, TaskSpec]]
+    ) -> list[tuple[int, TaskSpec]]:
+        """Add to a batch the tasks that wait for nothing but its results; return its parts."""
+        first = parts[0][1]
+        each = not first.max_retries
+        waiting, suspects = self.engine.results.dependents, self.suspects
+        if first in suspects or first.has_killed:
+            return parts
+
+        def dependents(ref: ObjectRef[Any]) -> Sequence[ObjectRef[Any]]:
+            found = waiting.get(ref)
+            spec = ref._state
+            if found is None or spec.num_returns != 1 or spec.retry_exceptions:
+                return ()
+            return [
+                other
+                for other in found
+                if (follower := other._state).__class__ is TaskSpec
+                and not other._value.is_sent
+                and may_share(follower.num_cpus, first.num_cpus)
+                and follower not in suspects
+                and not follower.has_killed
+                and (not follower.max_retries) == each
+            ]
+
+        followers = self.policy.follow(
+            send,
+            refs,
+            dependents,
+            lambda ref: ref._value.wants,
+            lambda ref: (ref._state.number, ref._state.num_cpus),
+        )
+        if not followers:
+            return parts
+        begins = [0, *(end for end, _ in parts)]
+        specs = [spec for begin, (end, spec) in zip(begins, parts) for _ in range(begin, end)]
+        for ref in followers:
+            ref._value.is_sent = True
+            ref._state.has_calls = True
+            refs.append(ref)
+            specs.append(ref._state)
+        return parts_of(specs)
 
     def _start(self, number: int) -> WorkerHandle | None:
         """Start a worker; one that can't be started counts as one that failed to."""
@@ -162,8 +244,12 @@ class Dispatcher:
             return None
         return handle
 
-    def _pop(self, spec: TaskSpec, count: int) -> list[ObjectRef[Any]]:
-        """Take refs off a queue, passing over what was cancelled or sent otherwise."""
+    def _pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:
+        """Take refs off a queue, passing over what was cancelled or sent otherwise.
+
+        Returns:
+            The refs, and what is left of the `room` for arguments in bytes.
+        """
         queue = spec.open
         refs: list[ObjectRef[Any]] = []
         if not spec.has_calls:
@@ -171,8 +257,10 @@ class Dispatcher:
             while queue and len(refs) < count:
                 taken = [pop() for _ in range(min(count - len(refs), len(queue)))]
                 refs += [ref for ref in taken if ref._state is spec]
-            return refs
-        room = INLINE_BATCH_BYTES
+            if not spec.has_calls:  # as it was before the first of them
+                return refs, room
+            queue.extendleft(reversed(refs))
+            refs = []
         popleft = queue.popleft
         while queue and len(refs) < count and room > 0:
             ref = popleft()
@@ -185,46 +273,86 @@ class Dispatcher:
                 value.is_sent = True
                 room -= value.nbytes
             refs.append(ref)
-        return refs
+        return refs, room
 
     def send_batch(
-        self, handle: WorkerHandle, spec: TaskSpec, refs: list[ObjectRef[Any]], flags: int = 0
+        self,
+        handle: WorkerHandle,
+        refs: list[ObjectRef[Any]],
+        parts: list[tuple[int, TaskSpec]],
+        flags: int = 0,
+        num_free: int = -1,
     ) -> None:
-        """Send refs to a worker as one batch. The caller has the turn and has told the policy."""
+        """Send refs to a worker as one batch. The caller has the turn and has told the policy.
+
+        Args:
+            handle: the worker.
+            refs: the tasks.
+            parts: (end, spec) of each run of tasks of one spec.
+            flags: see `tasks`.
+            num_free: how many of them, the first ones, need nothing of the others; all by default.
+        """
         seq = handle.next_seq
         at = control.claim_word(seq)
         handle.words[at] = 0
         handle.words[at + 1] = NO_LIMIT
-        function = spec.function
-        if function.id not in handle.functions:
-            wire = self.engine.borders.lender(handle)(function.packed)
-            self.post(handle, (FUNCTION, function.id, wire, seq))
-            handle.functions.add(function.id)
+        wire_parts: list[tuple[Any, ...]] = []
+        begin = 0
+        has_calls = False
+        for end, spec in parts:
+            self._teach(handle, spec, seq, begin)
+            wire_parts.append((end, spec.function.id, self._hint(spec), spec.num_returns, spec.name))
+            has_calls = has_calls or spec.has_calls
+            if not spec.max_retries:
+                flags |= EACH
+            begin = end
         values = [ref._value for ref in refs]
         calls = None
-        if spec.has_calls:
+        if has_calls:
             calls = values
             lend = self.engine.borders.lender(handle)
             for value in values:
                 if value.__class__ is Call:
                     value.where = (handle.uid, seq)
-            values = [value.wire(lend) if value.__class__ is Call else value for value in values]
-        if not spec.max_retries:
-            flags |= EACH
-        estimates = self.policy.estimates
-        mean_s = estimates.mean_s(spec.number)
-        hint = 1
-        if mean_s is not None:  # one quick sample must not bind a thousand slow ones: the worker grows it
-            hint = max(1, min(int(BLOCK_S / max(mean_s, 1e-8)), 4 * estimates.largest_batch(spec.number)))
-        self.post(handle, (RUN, seq, function.id, hint, flags, values, spec.num_returns, spec.name))
+            places = None
+            if 0 <= num_free < len(refs):
+                flags |= FUSED
+                places = {ref: index for index, ref in enumerate(refs)}
+            values = [value.wire(lend, places) if value.__class__ is Call else value for value in values]
+            dependents = self.engine.results.dependents
+            if dependents and any(
+                other._value.__class__ is Call and not other._value.is_sent
+                for ref in refs
+                for other in dependents.get(ref, ())
+            ):
+                flags |= EAGER
+        self.post(handle, (RUN, seq, flags, values, wire_parts))
         handle.next_seq = seq + 1
         if not handle.batches:
             handle.last_progress = (-1, -1, 0.0)  # its time of rest is not the run time of what comes now
-        batch = handle.batches[seq] = SentBatch(seq, spec, refs, flags)
+        if num_free < 0:
+            num_free = len(refs)
+        batch = handle.batches[seq] = SentBatch(seq, refs, parts, flags, num_free)
         batch.calls = calls
         self.num_sent += 1
         self.engine.counters.batches += 1
         self.engine.counters.tasks += len(refs)
+
+    def _teach(self, handle: WorkerHandle, spec: TaskSpec, seq: int, index: int) -> None:
+        """Send a worker the function of a spec, ahead of the first batch with it."""
+        function = spec.function
+        if function.id not in handle.functions:
+            wire = self.engine.borders.lender(handle)(function.packed)
+            self.post(handle, (FUNCTION, function.id, wire, seq, index))
+            handle.functions.add(function.id)
+
+    def _hint(self, spec: TaskSpec) -> int:
+        """Return how many items a worker should claim first."""
+        mean_s = self.policy.mean_s(spec.number)
+        if mean_s is None:
+            return 1
+        # One quick sample must not bind a thousand slow ones: the worker grows it.
+        return max(1, min(int(BLOCK_S / max(mean_s, 1e-8)), 4 * self.policy.largest_batch(spec.number)))
 
     def post(self, handle: WorkerHandle, message: tuple[Any, ...]) -> None:
         """Send a frame to a worker without blocking."""
@@ -233,19 +361,42 @@ class Dispatcher:
             self.post(handle, (FREE, ranges))
         self.engine.pool.watch_writes(handle, handle.channel.post(encode(message)))
 
+    def suspect(self, spec: TaskSpec) -> None:
+        """A task of a spec killed its worker: from now on they run one at a time."""
+        self.suspects.add(spec)
+        self.policy.suspect(spec.number, True)
+
+    def clear(self, spec: TaskSpec) -> None:
+        """A task of a suspect spec has succeeded."""
+        self.suspects.discard(spec)
+        self.policy.suspect(spec.number, False)
+
+    def want(self, ref: ObjectRef[Any] | None) -> None:
+        """Have a result reported as soon as it is there, or the next one of each worker; only a hint."""
+        for handle in self.engine.pool.workers.values():
+            for batch in handle.batches.values():
+                try:
+                    index = batch.base if ref is None else batch.refs.index(ref, batch.base, batch.stop)
+                except ValueError:
+                    continue
+                handle.words[control.WANTED] = (batch.seq << 32 | index) + 1
+                break
+
     # -- taking back -----------------------------------------------------------------------------------
 
     def rebalance(self) -> None:
         """Take un-started tasks back for workers that have nothing to do."""
+        if not self.policy.may_take_back():
+            return
         progress: dict[int, Progress] = {}
         now = perf_counter()
         for handle in self.engine.pool.workers.values():
-            unstarted = self._unstarted(handle) if handle.is_up else 0
+            unstarted, tied = self._unstarted(handle) if handle.is_up else (0, 0)
             if unstarted:
                 mark = (handle.words[control.SEQ], handle.words[control.STARTED])
                 if mark != handle.last_progress[:2]:
                     handle.last_progress = (*mark, now)
-                progress[handle.number] = Progress(unstarted, now - handle.last_progress[2])
+                progress[handle.number] = Progress(unstarted, now - handle.last_progress[2], tied)
         if not progress:
             return
         taken = False
@@ -254,14 +405,16 @@ class Dispatcher:
         if taken:
             self.dispatch(waiting=True)
 
-    def _unstarted(self, handle: WorkerHandle) -> int:
+    def _unstarted(self, handle: WorkerHandle) -> tuple[int, int]:
+        """Return how many items a worker has not begun, and how many of those are followers."""
         words = handle.words
-        count = 0
+        count = tied = 0
         for batch in handle.batches.values():
-            if not batch.is_blocked and batch.spec not in self.suspects:
-                first = words[control.claim_word(batch.seq)]
-                count += max(0, batch.stop - max(first, batch.base))
-        return count
+            if not batch.is_blocked and not batch.has_suspect(self.suspects):
+                first = max(words[control.claim_word(batch.seq)], batch.base)
+                count += max(0, batch.stop - first)
+                tied += max(0, batch.stop - max(first, batch.num_free))
+        return count, tied
 
     def take_back(self, handle: WorkerHandle, count: int) -> int:
         """Take up to `count` un-started tasks back from the end of what a worker holds; return how many."""
@@ -273,29 +426,43 @@ class Dispatcher:
             wanted = max(first, batch.stop - (count - taken))
             if wanted >= batch.stop:
                 continue
-            start = control.take_back(handle.words, batch.seq, wanted, self.barrier)
+            start = self.claim_back(handle, batch, wanted)
             if start is not None and start < batch.stop:
                 taken += batch.stop - start
                 self.requeue(handle, batch, start)
         self.engine.counters.taken_back += taken
         return taken
 
+    def claim_back(self, handle: WorkerHandle, batch: SentBatch, wanted: int) -> int | None:
+        """Take the items of a batch from `wanted` on, as far as its worker has not claimed them."""
+        if handle.words[control.MODE] == claims.LOCK:
+            lock = claims.SlotLock(self.engine.pool.control_fd, handle.slot)
+            return claims.take_back_locked(handle.words, batch.seq, wanted, lock)
+        return claims.take_back(handle.words, batch.seq, wanted, self.barrier)
+
     def requeue(self, handle: WorkerHandle, batch: SentBatch, start: int) -> None:
-        """Put the items of a batch from `start` on back to the front of their queue."""
-        spec = batch.spec
+        """Put the items of a batch from `start` on back to the front of their queues."""
         refs = batch.refs[start : batch.stop]
         for call in (batch.calls or ())[start : batch.stop]:
             if call.__class__ is Call:
                 self.engine.borders.unlend(call, handle)
+        for spec, count in batch.counts(start, batch.stop):
+            self.policy.returned(handle.number, spec.number, count)
         batch.stop = start
-        self.policy.returned(handle.number, spec.number, len(refs))
-        self.queue_first(spec, refs)
+        self.queue_first(refs)
 
-    def queue_first(self, spec: TaskSpec, refs: Sequence[ObjectRef[Any]]) -> None:
-        """Queue tasks ahead of all others of their spec."""
+    def queue_first(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        """Queue tasks ahead of all others of their specs; those that miss an input go on waiting for it."""
         for ref in reversed(refs):
-            if ref._state is spec:
-                if ref._value.__class__ is Call:
-                    ref._value.is_sent = False
-                spec.open.appendleft(ref)
-        self.active[spec] = None
+            spec = ref._state
+            if spec.__class__ is not TaskSpec:
+                continue
+            if ref._value.__class__ is Call:
+                ref._value.is_sent = False
+                if ref._value.wants:
+                    continue
+                if any(arg._state == FAILED for arg in ref._value.dependencies()):
+                    self.engine.submissions.arguments_ready(spec, ref, ref._value)
+                    continue
+            spec.open.appendleft(ref)
+            self.active[spec] = None

@@ -56,6 +56,7 @@ SURPLUS_S = 1.0
 KEEP_BYTES = 32 << 20
 CLOSED = "the engine was shut down before this task had finished"
 _new_ref = ObjectRef.__new__
+_ANY: ObjectRef[Any] = _new_ref(ObjectRef)
 
 
 class Counters:
@@ -240,7 +241,7 @@ class Engine:
             head = None
             return True
 
-        if not is_done() and not self.wait_until(is_done, timeout_s):
+        if not is_done() and not self.wait_until(is_done, timeout_s, refs[0] if len(refs) == 1 else None):
             left = sum(ref._state.__class__ is not int for ref in refs)
             raise GetTimeoutError(
                 f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet"
@@ -279,18 +280,28 @@ class Engine:
                 pending = still
                 return left <= 0
 
-            self.wait_until(is_done, timeout_s)
+            self.wait_until(is_done, timeout_s, _ANY if rest[1:] else rest[0])
             ready, rest = split()
         return ready, rest
 
-    def wait_until(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Send what is open and wait; false on a timeout."""
+    def wait_until(
+        self, is_done: Callable[[], bool], timeout_s: float | None, wanted: ObjectRef[Any] | None = None
+    ) -> bool:
+        """Send what is open and wait; false on a timeout.
+
+        Args:
+            is_done: what to wait for.
+            timeout_s: how long at most.
+            wanted: the one result that is waited for, `_ANY` for the next one.
+        """
         self.check_open()
         self.turn.shield()  # the program may have set handlers since
         deadline = None if timeout_s is None else monotonic() + timeout_s
         with self.turn:
             self.num_waiting += 1
             self.dispatcher.dispatch(waiting=True)
+            if wanted is not None:
+                self.dispatcher.want(None if wanted is _ANY else wanted)
         try:
             return self.leadership.until(lambda: self.is_closed or is_done(), deadline) and self._still_open(
                 is_done
@@ -368,10 +379,15 @@ class Engine:
         step = control.SLOT_WORDS
         return [control.USED, *(h.slot * step + control.USED for h in list(self.pool.workers.values()))]
 
-    def _release_remote(self, arena_id: int, offset: int, nbytes: int) -> None:
+    def worker_of_arena(self, arena_id: int) -> int | None:
+        """Return the policy's number of the worker that writes an arena in memory, if it is alive."""
+        handle = self.pool.workers.get((arena_id - 2) // 2) if arena_id % 2 == 0 else None
+        return None if handle is None else handle.number
+
+    def _release_remote(self, arena_id: int, offset: int, nbytes: int, adoptions: int) -> None:
         handle = self.pool.workers.get((arena_id - 2) // 2)
         if handle is not None:
-            handle.pending_free.append((arena_id, offset))
+            handle.pending_free.append((arena_id, offset, adoptions))
             if arena_id % 2 == 0:  # its arena in memory, not the one on disk
                 handle.words[control.FREED] += nbytes
 

@@ -38,11 +38,12 @@ class Wait:
 
     Attributes:
         seq: the batch of the blocked task, 0 when it is a thread of its own that waits.
+        left: how many more of the refs must be resolved.
         needs_all: it can't go on without every one of them, so running one in place costs it nothing.
         is_foreign: it is a thread that belongs to a task, but not the one that runs it.
     """
 
-    __slots__ = ("count", "handle", "is_foreign", "is_over", "needs_all", "refs", "seq", "token")
+    __slots__ = ("handle", "is_foreign", "is_over", "left", "needs_all", "refs", "seq", "token")
 
     def __init__(
         self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int
@@ -50,15 +51,11 @@ class Wait:
         self.handle = handle
         self.token = token
         self.refs = refs
-        self.count = count
+        self.left = count - sum(1 for ref in refs if ref._state.__class__ is int)
         self.seq = seq
         self.is_foreign = False
         self.needs_all = False
         self.is_over = False
-
-    def is_satisfied(self) -> bool:
-        """Say whether enough of the refs are resolved."""
-        return sum(1 for ref in self.refs if ref._state.__class__ is int) >= self.count
 
 
 def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -> None:
@@ -101,10 +98,10 @@ def _submit(
         packed = borders.adopt(with_function, handle)
         # Kept for as long as that worker believes that we know it.
         handle.taught[uid] = submissions.find(uid) or submissions.learn_function(uid, packed, name)
-    num_cpus, num_returns, max_retries, retry_exceptions, task_name = astuple
+    num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching = astuple
     if isinstance(retry_exceptions, bytes):
         retry_exceptions = loads(retry_exceptions)
-    options = Options(num_cpus, num_returns, max_retries, retry_exceptions, task_name)
+    options = Options(num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching)
     function = handle.taught.get(uid) or submissions.find(uid)
     if function is None:
         raise LookupError(f"task {task_name!r}: its function was dropped before a worker submitted it")
@@ -160,13 +157,14 @@ def _want(
     wait.needs_all = must_wait
     if item is not None and is_main:
         _give_back(engine, handle, *item)
-    if wait.is_satisfied():
+    if wait.left <= 0:
         _answer(engine, wait)
         return
     handle.waits[token] = wait
 
     def resolved(_: ObjectRef[Any]) -> None:
-        if not wait.is_over and wait.is_satisfied():
+        wait.left -= 1
+        if wait.left <= 0 and not wait.is_over:
             _end_wait(engine, wait)
             _answer(engine, wait)
 
@@ -281,7 +279,7 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
             continue
         if spec is None:
             spec = first = ref._state
-            mean_s = engine.dispatcher.policy.estimates.mean_s(first.number)
+            mean_s = engine.dispatcher.policy.mean_s(first.number)
             if mean_s is not None:
                 share = len(wait.refs) / (2 * engine.settings.num_cpus)
                 room = max(1, int(min(IN_PLACE_S / max(mean_s, 1e-8), share)))
@@ -295,7 +293,7 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
         ref._value.is_sent = True
     engine.dispatcher.policy.resumed(handle.number)
     engine.dispatcher.policy.sent(handle.number, spec.number, len(chosen))
-    engine.dispatcher.send_batch(handle, spec, chosen, IN_PLACE)
+    engine.dispatcher.send_batch(handle, chosen, [(len(chosen), spec)], IN_PLACE)
 
 
 def _unstarted(engine: Engine, wait: Wait) -> Iterator[ObjectRef[Any]]:

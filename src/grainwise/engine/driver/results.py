@@ -27,17 +27,22 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 
+_NO_TIME = (0, 0, 0.0, 0.0)
+
+
 class Results:
     """Resolves refs.
 
     Attributes:
         watchers: what to call when a ref is resolved.
+        dependents: refs of calls that wait for a ref, those under way behind it in its batch included.
         attempts: runs beyond the first that a task has been charged for.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.watchers: dict[ObjectRef[Any], list[Callable[[ObjectRef[Any]], None]]] = {}
+        self.dependents: dict[ObjectRef[Any], list[ObjectRef[Any]]] = {}
         self.attempts: dict[ObjectRef[Any], int] = {}
         self._news: deque[ObjectRef[Any]] = deque()
         self._is_telling = False
@@ -65,40 +70,59 @@ class Results:
             self.engine.borders.returned(handle, message[1], message[2])
         elif kind == READY_TO_RUN:
             handle.is_up = True
-            self.engine.pool.num_start_failures = 0
         else:
             nested.on_message(self.engine, handle, message)
 
     def _on_results(
         self, handle: WorkerHandle, seq: int, start: int, values: list[Any], is_plain: bool,
-        count: int, total_s: float, worst_s: float, stopped: int,
+        times: tuple[tuple[int, int, float, float], ...], stopped: int,
     ) -> None:  # fmt: skip
         """Resolve the refs of a batch, in order; `stopped` >= 0 ends it."""
         batch = handle.batches.get(seq)
         if batch is None:
             return
-        spec = batch.spec
         end = start + len(values)
         refs = batch.refs if start == 0 and end == len(batch.refs) else batch.refs[start:end]
-        if is_plain and not spec.has_calls and not self.watchers and not self.attempts:
+        is_quiet = not self.watchers and not self.dependents and not self.attempts
+        if is_plain and is_quiet and not batch.spec.has_calls and batch.parts is None:
             for ref, value in zip(refs, values):
-                if ref._state is spec:
+                if ref._state.__class__ is not int:
                     ref._value = value
                     ref._state = READY
         else:
             for ref, value in zip(refs, values):
-                self._resolve(handle, spec, ref, value)
+                self._resolve(handle, ref, value)
         batch.base = end
-        if count or values:
-            policy = self.engine.dispatcher.policy
-            policy.finished(handle.number, spec.number, len(values), count, total_s, worst_s)
-        if spec in self.engine.dispatcher.suspects and values:
-            self.engine.dispatcher.suspects.discard(spec)
+        dispatcher = self.engine.dispatcher
+        if batch.parts is None:
+            if times or values:
+                spec = batch.spec
+                _, count, total_s, worst_s = times[0] if times else _NO_TIME
+                dispatcher.policy.finished(handle.number, spec.number, len(values), count, total_s, worst_s)
+                if values and spec in dispatcher.suspects:
+                    dispatcher.clear(spec)
+        else:
+            self._learn(handle, batch, start, end, times)
         if stopped >= 0:
             self._end_batch(handle, batch, stopped)
 
+    def _learn(
+        self, handle: WorkerHandle, batch: SentBatch, start: int, end: int,
+        times: tuple[tuple[int, int, float, float], ...],
+    ) -> None:  # fmt: skip
+        """Tell the policy what came back of a batch with several parts, and what it cost."""
+        dispatcher = self.engine.dispatcher
+        for spec, count in batch.counts(start, end):
+            dispatcher.policy.finished(handle.number, spec.number, count, 0, 0.0, 0.0)
+            if spec in dispatcher.suspects:
+                dispatcher.clear(spec)
+        parts = batch.parts or ()
+        for part, count, total_s, worst_s in times:
+            dispatcher.policy.finished(handle.number, parts[part][1].number, 0, count, total_s, worst_s)
+
     def _end_batch(self, handle: WorkerHandle, batch: SentBatch, stopped: int) -> None:
         del handle.batches[batch.seq]
+        self.engine.pool.num_start_failures = 0
         self.engine.dispatcher.num_sent -= 1
         handle.used_at = monotonic()
         if stopped < batch.stop:
@@ -106,9 +130,10 @@ class Results:
         self.engine.dispatcher.policy.ended(handle.number)
         nested.batch_ended(self.engine, handle, batch)
 
-    def _resolve(self, handle: WorkerHandle, spec: TaskSpec, ref: ObjectRef[Any], value: Any) -> None:
+    def _resolve(self, handle: WorkerHandle, ref: ObjectRef[Any], value: Any) -> None:
         """Give one ref its result."""
-        if ref._state is not spec:
+        spec = ref._state
+        if spec.__class__ is int:
             if value.__class__ is tuple and value[0] != ERROR_WIRE:
                 nested.discard(self.engine, handle, value)
             return
@@ -120,7 +145,7 @@ class Results:
         elif value[0] == MULTI_WIRE:
             outs = ref._value.outs
             for out, part in zip(outs, value[1]):
-                self._resolve(handle, spec, out, part)
+                self._resolve(handle, out, part)
             ref._value, ref._state = None, READY
         else:
             ref._value, ref._state = self.engine.borders.adopt(value, handle), PACKED
@@ -136,7 +161,7 @@ class Results:
             and crash.is_worth_retrying(error, spec.retry_exceptions)
             and self.charge(spec, ref)
         ):
-            self.engine.dispatcher.queue_first(spec, [ref])
+            self.engine.dispatcher.queue_first([ref])
         else:
             self.fail(ref, error)
 
@@ -167,8 +192,9 @@ class Results:
 
         A failure may travel down a chain of a thousand dependants: the outermost call does it, in a loop.
         """
-        self.attempts.pop(ref, None)
-        if ref not in self.watchers:
+        if self.attempts:
+            self.attempts.pop(ref, None)
+        if ref not in self.watchers and ref not in self.dependents:
             return
         self._news.append(ref)
         if self._is_telling:
@@ -177,6 +203,8 @@ class Results:
         try:
             while self._news:
                 news = self._news.popleft()
+                for dependent in self.dependents.pop(news, ()):
+                    self.engine.submissions.input_ready(dependent)
                 for callback in self.watchers.pop(news, ()):
                     callback(news)
         finally:

@@ -11,7 +11,7 @@ import weakref
 
 from ...errors import InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
-from ...objects.ref import FAILED, ObjectRef
+from ...objects.ref import FAILED, PACKED, ObjectRef
 from ..wire.failures import pack_or_name
 from ..wire.tasks import Call, Function, TaskSpec, argument_name, function_identity
 
@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ...objects.store import Blob
     from ..current import Exportable, Options
     from .engine import Engine
 
+SIZED_BYTES = 64 << 10
+"""Arguments of so many bytes and more have estimates of their own."""
+MAX_VARIANTS = 256
+HOME_BYTES = 8 << 20
+"""An input of so many bytes costs another worker more in page faults than a batch is worth."""
 _new_ref = ObjectRef.__new__
 
 
@@ -108,6 +114,7 @@ class Submissions:
             max_retries=options.max_retries,
             retry_exceptions=options.retry_exceptions,
             name=options.name,
+            batching=self.engine.settings.batching if options.batching is None else options.batching,
         )
         return spec
 
@@ -157,7 +164,7 @@ class Submissions:
         names = tuple(kwargs)
         count = len(args) + len(names)
         packed: list[Any] = []
-        nbytes = 0
+        nbytes = total = 0
         has_refs = False
         for position, arg in enumerate((*args, *kwargs.values()) if names else args):
             if isinstance(arg, ObjectRef):
@@ -171,8 +178,12 @@ class Submissions:
                     name=what.removeprefix("argument ").strip("'"),
                     task_name=spec.name,
                 )
-                nbytes += arg.nbytes() if not arg.blobs else 256
+                size = arg.nbytes()
+                total += size
+                nbytes += size if not arg.blobs else 256
             packed.append(arg)
+        if total >= SIZED_BYTES and not has_refs:
+            spec = self._variant(spec, total)
         return self.submit(spec, Call(tuple(packed), names, nbytes), has_refs)
 
     def submit(self, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
@@ -189,6 +200,9 @@ class Submissions:
         if has_refs:
             with self.engine.turn:
                 self._await_arguments(spec, ref, call)
+                spec = ref._state
+                if spec.__class__ is not TaskSpec or call.wants:
+                    return result  # failed with an argument, or waits for one
         else:
             spec.open.append(ref)
         if len(spec.open) >= spec.send_at:
@@ -210,39 +224,91 @@ class Submissions:
             _point_to(call.outs, spec, ref)
         ref._value = call
         ref._state = spec
-        if any(arg._state.__class__ is not int or arg._state == FAILED for arg in call.dependencies()):
+        if call.dependencies():
             self._await_arguments(spec, ref, call)
             return None
         return ref
 
     def _await_arguments(self, spec: TaskSpec, ref: ObjectRef[Any], call: Call) -> None:
         """Queue a call once the refs among its arguments are resolved."""
-        waiting = [arg for arg in call.dependencies() if arg._state.__class__ is not int]
+        dependents = self.engine.results.dependents
+        waiting = {
+            arg: None for arg in call.args if isinstance(arg, ObjectRef) and arg._state.__class__ is not int
+        }
         call.wants = len(waiting)
         if not waiting:
-            self._arguments_ready(spec, ref, call)
+            self.arguments_ready(spec, ref, call)
             return
-
-        def resolved(_: ObjectRef[Any]) -> None:
-            call.wants -= 1
-            if not call.wants:
-                self._arguments_ready(spec, ref, call)
-
         for arg in waiting:
-            self.engine.results.watch(arg, resolved)
+            known = dependents.get(arg)
+            if known is None:
+                dependents[arg] = [ref]
+            else:
+                known.append(ref)
 
-    def _arguments_ready(self, spec: TaskSpec, ref: ObjectRef[Any], call: Call) -> None:
-        if ref._state is not spec:
-            return  # cancelled meanwhile
-        for arg in call.dependencies():
-            if arg._state == FAILED:
-                self.engine.results.fail(ref, arg._value)
-                return
+    def input_ready(self, ref: ObjectRef[Any]) -> None:
+        """A ref that a call waits for is resolved."""
+        call = ref._value
+        if call.__class__ is Call and ref._state.__class__ is TaskSpec:  # not cancelled meanwhile
+            call.wants -= 1
+            if not call.wants and not call.is_sent:
+                self.arguments_ready(ref._state, ref, call)
+
+    def arguments_ready(self, spec: TaskSpec, ref: ObjectRef[Any], call: Call) -> None:
+        """Queue a call whose arguments are there, or fail it with the first that failed."""
+        nbytes = 0
+        largest: Blob | None = None
+        for arg in call.args:
+            if arg.__class__ is Packed:
+                nbytes += arg.nbytes()
+            elif isinstance(arg, ObjectRef):
+                if arg._state == FAILED:
+                    self.engine.results.fail(ref, arg._value)
+                    return
+                if arg._state == PACKED:
+                    nbytes += arg._value.nbytes()
+                    for blob in arg._value.blobs:
+                        if largest is None or blob.nbytes > largest.nbytes:
+                            largest = blob
+        home = None
+        if largest is not None and largest.nbytes >= HOME_BYTES:
+            home = self.engine.worker_of_arena(largest.arena_id)
+        if nbytes >= SIZED_BYTES:
+            spec = ref._state = self._variant(spec, nbytes, home)
         if call.parent is None:
             spec.open.append(ref)
         else:
             spec.open.appendleft(ref)
         self.engine.dispatcher.active[spec] = None
+
+    def _variant(self, spec: TaskSpec, nbytes: int, home: int | None = None) -> TaskSpec:
+        """Return the spec for calls with so many bytes of arguments, of which a worker has the largest.
+
+        What a function costs depends on the size of what it is given, so sizes have estimates of their own:
+        one for each power of four.
+        """
+        size_class = (nbytes // SIZED_BYTES).bit_length() // 2
+        variants = spec.variants
+        if variants is None or len(variants) > MAX_VARIANTS:
+            variants = spec.variants = {}
+        found = variants.get((size_class, home))
+        if found is None:
+            sized = None if home is None else self._variant(spec, nbytes)
+            found = TaskSpec(
+                spec.function,
+                num_cpus=spec.num_cpus,
+                num_returns=spec.num_returns,
+                max_retries=spec.max_retries,
+                retry_exceptions=spec.retry_exceptions,
+                name=spec.name,
+                batching=spec.batching,
+                cost=0 if sized is None else sized.number,
+                home=home,
+            )
+            found.has_calls = True
+            found.has_killed = spec.has_killed
+            variants[size_class, home] = self._specs[spec.number, size_class, home] = found
+        return found
 
 
 def _point_to(outs: tuple[ObjectRef[Any], ...], spec: TaskSpec, ref: ObjectRef[Any]) -> None:

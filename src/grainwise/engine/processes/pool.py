@@ -93,7 +93,7 @@ class WorkerHandle:
         self.loans: dict[int, list[Any]] = {}
         self.ref_loans: dict[int, int] = {}
         self.waits: dict[int, Any] = {}
-        self.pending_free: list[tuple[int, int]] = []
+        self.pending_free: list[tuple[int, int, int]] = []
         self.last_progress: tuple[int, int, float] = (-1, -1, 0.0)
         self.used_at = 0.0
         self.taught: dict[bytes, Any] = {}
@@ -369,6 +369,7 @@ def open_pool(settings: Settings) -> Pool:
         num_slots=control.NUM_SLOTS,
         capacity_bytes=settings.object_store_memory_bytes,
         spill_directory=settings.spill_directory,
+        take_back=settings.take_back,
     )
     pool = Pool(told, settings.threads_per_worker)
     try:

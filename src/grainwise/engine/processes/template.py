@@ -118,6 +118,7 @@ class Template:
         import faulthandler  # noqa: F401
         import traceback  # noqa: F401
 
+        from ...errors import dual, tracebacks  # noqa: F401
         from ...objects import culprit, outpost  # noqa: F401
         from ..wire import failures  # noqa: F401
         from ..worker import inside, loop  # noqa: F401

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ...errors import SerializationError, TaskError, trim_traceback
+from ...errors import SerializationError, TaskError
 from ...objects.codec import ERROR_WIRE, Packed, loads, pack, serialize, unpack
 
 TYPE_CHECKING = False
@@ -17,6 +17,8 @@ def error_wire(error: BaseException, task_name: str) -> tuple[Any, ...]:
 
     The pickle is tried here, both ways, so that it can't fail at the driver.
     """
+    from ...errors.tracebacks import trim_traceback
+
     pid = os.getpid()
     text = _safely(lambda: trim_traceback(error), f"{type(error).__name__} (its traceback can't be shown)")
     stream = None

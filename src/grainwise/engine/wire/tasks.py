@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Messages to a worker: a tuple that begins with one of these.
-RUN = 0  # seq, function id, sub-block hint, flags, values, num_returns, task name
-FUNCTION = 1  # function id, packed wire, the batch that it is sent for
+RUN = 0  # seq, flags, values, parts: (end, function id, sub-block hint, num_returns, task name)
+FUNCTION = 1  # function id, packed wire, the batch that it is sent for, its first item there
 VALUES = 2  # token, what the worker asked for
-FREE = 3  # ranges of its arenas
+FREE = 3  # ranges of its arenas, and how often each had come
 DROP = 4  # nothing to do: wakes a worker up
 EXIT = 5
 FORGET = 6  # function id
 
 # Messages from a worker.
-RESULTS = 16  # seq, start, values, all plain?, run count, total s, worst s, stopped at or -1
+RESULTS = 16  # seq, start, values, all plain?, times: (part, run count, total s, worst s), stopped at or -1
 READY_TO_RUN = 17  # the first message
 SUBMIT = 18  # children
 WANT = 19  # token, identities, how many, seq, index, may run in place?
@@ -41,6 +41,10 @@ CANCEL_REF = 23  # identity, force, recursive
 # Flags of RUN.
 EACH = 1  # report each item before the next begins
 IN_PLACE = 2  # run on top of the blocked task that waits for it
+EAGER = 4  # somebody waits for single results: report after each sub-block
+FUSED = 8  # some items take results of others in the same batch
+
+LOCAL_WIRE = 5  # index of the item of the same batch whose result it is
 
 DEFAULT_MAX_RETRIES = 3
 _numbers = itertools.count(1)
@@ -80,15 +84,22 @@ class TaskSpec:
         number: the policy's key.
         open: refs that were submitted and not sent. Submitters append, the state-lock holder pops.
         send_at: a submitter that finds the queue this long calls `wake`. Written by the state-lock holder.
+        variants: specs of the same calls with large arguments, by size class and home.
+        cost: number of the spec whose estimates it shares.
+        home: number of the worker that has their largest argument.
+        batching: tasks per batch as the user wants it, 0 for as many as is good.
         has_calls: some ref of this spec carries a `Call`.
         has_killed: a task of it has killed a worker: never again on top of another task.
     """
 
     __slots__ = (
         "__weakref__",
+        "batching",
+        "cost",
         "function",
         "has_calls",
         "has_killed",
+        "home",
         "max_retries",
         "name",
         "num_cpus",
@@ -97,6 +108,7 @@ class TaskSpec:
         "open",
         "retry_exceptions",
         "send_at",
+        "variants",
     )
 
     def __init__(
@@ -108,8 +120,15 @@ class TaskSpec:
         max_retries: int,
         retry_exceptions: Any,
         name: str,
+        batching: int = 0,
+        cost: int = 0,
+        home: int | None = None,
     ) -> None:
         self.number = next(_numbers)
+        self.cost = cost or self.number
+        self.home = home
+        self.variants: dict[tuple[int, int | None], TaskSpec] | None = None
+        self.batching = batching
         self.function = function
         self.num_cpus = num_cpus
         self.num_returns = num_returns
@@ -135,9 +154,11 @@ class Call:
         nbytes: what travels inline.
         parent: the worker's uid, batch and index whose task submitted this, for `cancel(recursive=True)`.
         is_sent: it has left the queue; where: the worker's uid and the batch that it went with.
+        wants: tasks that it waits for.
+        tied: refs among the arguments whose values it takes from its own batch.
     """
 
-    __slots__ = ("args", "is_sent", "kw_names", "nbytes", "outs", "parent", "wants", "where")
+    __slots__ = ("args", "is_sent", "kw_names", "nbytes", "outs", "parent", "tied", "wants", "where")
 
     def __init__(self, args: tuple[Any, ...], kw_names: tuple[str, ...], nbytes: int) -> None:
         self.args = args
@@ -147,27 +168,40 @@ class Call:
         self.parent: tuple[int, int, int] | None = None
         self.is_sent = False
         self.where: tuple[int, int] | None = None
-        self.wants = 0  # arguments that are not there yet
+        self.wants = 0
+        self.tied: tuple[ObjectRef[Any], ...] = ()
 
     def dependencies(self) -> list[ObjectRef[Any]]:
         """Return the refs whose values this call needs."""
         return [arg for arg in self.args if isinstance(arg, ObjectRef)]
 
-    def wire(self, lend: Callable[[Packed], tuple[Any, ...]]) -> tuple[Any, ...]:
-        """Return what travels; `lend` turns packed values into their wire form for one worker."""
-        return (CALL_WIRE, [self._value(arg, lend) for arg in self.args], self.kw_names)
+    def wire(
+        self, lend: Callable[[Packed], tuple[Any, ...]], places: dict[ObjectRef[Any], int] | None = None
+    ) -> tuple[Any, ...]:
+        """Return what travels.
 
-    @staticmethod
-    def _value(arg: Any, lend: Callable[[Packed], tuple[Any, ...]]) -> Any:
-        if arg.__class__ is Packed:
-            return lend(arg)
-        if isinstance(arg, ObjectRef):
-            if arg._state == READY:
-                return arg._value
-            if arg._state == PACKED:
-                return lend(arg._value)
-            raise AssertionError("a call was sent before its arguments were there")
-        return arg
+        Args:
+            lend: turns packed values into their wire form for one worker.
+            places: where the refs of the same batch are, for those whose values are not there yet.
+        """
+        self.tied = ()
+        args: list[Any] = []
+        for arg in self.args:
+            if arg.__class__ is Packed:
+                arg = lend(arg)
+            elif isinstance(arg, ObjectRef):
+                state = arg._state
+                if state == READY:
+                    arg = arg._value
+                elif state == PACKED:
+                    arg = lend(arg._value)
+                elif places is not None:
+                    self.tied += (arg,)
+                    arg = (LOCAL_WIRE, places[arg])
+                else:
+                    raise AssertionError("a call was sent before its arguments were there")
+            args.append(arg)
+        return (CALL_WIRE, args, self.kw_names)
 
 
 def packed_wire(packed: Packed, blobs: list[Any], refs: list[int]) -> tuple[Any, ...]:

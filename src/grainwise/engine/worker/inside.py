@@ -19,7 +19,7 @@ from time import monotonic, perf_counter
 
 from ...errors import GetTimeoutError, SerializationError, TaskCancelledError
 from ...objects import ref as refs_module
-from ...objects.codec import ERROR_WIRE, Packed, is_atom, known_ref, serialize, unpack
+from ...objects.codec import ERROR_WIRE, PACKED_WIRE, Packed, is_atom, known_ref, serialize, unpack
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ...objects.reuse import Reuse
 from .. import current
@@ -28,7 +28,9 @@ from ..wire.failures import pack_or_name, read_error, read_value
 from ..wire.tasks import (
     CANCEL_REF,
     EXIT,
+    FUSED,
     IN_PLACE,
+    LOCAL_WIRE,
     PUT,
     RUN,
     SUBMIT,
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..current import Exportable, Options
-    from .loop import Worker
+    from .loop import Batch, Worker
 
 MULTI_WIRE = 4
 REF_WIRE = 3
@@ -95,7 +97,6 @@ class Inside:
         self.waited_s = 0.0
         self.dropped: deque[tuple[int, int]] = deque()
         self.reuse = Reuse()
-        self.kept: list[Packed] = []  # results not reported yet: the refs inside must outlive them
         self._refs: weakref.WeakValueDictionary[int, BorrowedRef] = weakref.WeakValueDictionary()
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
@@ -153,6 +154,9 @@ class Inside:
     def call(self, function: Callable[..., Any], wire: tuple[Any, ...]) -> Any:
         """Unpack the arguments of a call and run it."""
         _, wires, names = wire
+        batch = self.worker.batch
+        if batch is not None and batch.flags & FUSED:
+            wires = self._fill_in(batch, wires)
         packs = [self._packed(arg) if arg.__class__ is tuple else arg for arg in wires]  # all loans, first
         args = []
         for position, arg in enumerate(packs):
@@ -173,6 +177,34 @@ class Inside:
             first = len(args) - len(names)
             return function(*args[:first], **dict(zip(names, args[first:])))
         return function(*args)
+
+    def _fill_in(self, batch: Batch, wires: list[Any]) -> list[Any]:
+        """Put results of the same batch in their places.
+
+        Raises:
+            HandBackError: one of them holds what only the driver can pass on: large objects or refs.
+            InheritedError: one of them is an error.
+        """
+        from .loop import HandBackError, InheritedError
+
+        filled: list[Any] = []
+        failed: tuple[Any, ...] | None = None
+        for arg in wires:
+            if arg.__class__ is tuple and arg[0] == LOCAL_WIRE:
+                arg = batch.results[arg[1]]
+                if arg.__class__ is tuple:
+                    if arg[0] == ERROR_WIRE:
+                        failed = failed or arg
+                        arg = None
+                    elif arg[0] != PACKED_WIRE or arg[3] or arg[4]:
+                        raise HandBackError
+            filled.append(arg)
+        if failed is not None:
+            for arg in filled:
+                if arg.__class__ is tuple:
+                    self._packed(arg)  # the loans have arrived
+            raise InheritedError(failed)
+        return filled
 
     def pack_result(self, value: object) -> Any:
         """Return the wire of a result that is not an atom.
@@ -206,10 +238,11 @@ class Inside:
         return pack_each
 
     def _pack(self, value: object, what: str, name: str) -> Packed:
-        worker = self.worker
-        packed = pack_or_name(value, worker.outpost, what=what, name=name, task_name=worker.task_name)
-        if packed.refs:
-            self.kept.append(packed)
+        worker, batch = self.worker, self.worker.batch
+        sink = worker.outpost.results
+        packed = pack_or_name(value, sink, what=what, name=name, task_name=worker.task_name)
+        if batch is not None and (packed.refs or packed.blobs):
+            batch.kept.append((len(batch.results), packed))
         return packed
 
     # -- submitting ------------------------------------------------------------------------------------
@@ -225,10 +258,10 @@ class Inside:
                 f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
                 f"{self.num_cpus:g}, which is what the engine has"
             )
-        num_cpus, num_returns, max_retries, classes, name = options.astuple()
+        num_cpus, num_returns, max_retries, classes, name, batching = options.astuple()
         if isinstance(classes, tuple):
             classes = serialize(classes)  # nothing of the user's enters a frame as it is
-        astuple = (num_cpus, num_returns, max_retries, classes, name)
+        astuple = (num_cpus, num_returns, max_retries, classes, name, batching)
 
         def submit(*args: Any, **kwargs: Any) -> Any:
             return self._submit(function, astuple, options, args, kwargs)
@@ -450,7 +483,7 @@ class Inside:
                     return False  # half a frame: the driver pauses in the middle
                 if message is None or message[0] == EXIT:
                     os._exit(0)
-                is_runnable = message[0] == RUN and is_task and message[4] & IN_PLACE
+                is_runnable = message[0] == RUN and is_task and message[2] & IN_PLACE
                 if message[0] == RUN and not is_runnable:
                     worker.inbox.append(message)
                 elif not is_runnable:

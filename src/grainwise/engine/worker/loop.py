@@ -19,18 +19,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from time import perf_counter
 
 from ...objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
-from ..wire import control
+from ..wire import claims, control
 from ..wire.channel import Channel, receive_fds, send_fd
 from ..wire.tasks import (
     DROP,
     EACH,
+    EAGER,
     EXIT,
     FORGET,
     FREE,
     FUNCTION,
+    FUSED,
     READY_TO_RUN,
     RESULTS,
     RETURNED,
@@ -51,6 +54,7 @@ BLOCK_S = 200e-6
 """Estimated work that is claimed at once: claims cost little, and little is out of reach of the driver."""
 MAX_BLOCK = 1024
 REPORT_S = 5e-3
+EAGER_S = 150e-6
 """Finished results wait at most about so long."""
 IDLE_TICKS = 20
 TRIM_AFTER_S = 1.0
@@ -59,6 +63,17 @@ KEEP_BYTES = 32 << 20
 
 class Cancelled(KeyboardInterrupt):
     """Raised inside a cancelled task; a KeyboardInterrupt, so that `except Exception` lets it pass."""
+
+
+class HandBackError(Exception):
+    """An item needs a result of its batch that only the driver can pass on: the batch ends before it."""
+
+
+class InheritedError(Exception):
+    """An item needs a result of its batch that is an error: that is its own result, too."""
+
+    def __init__(self, wire: tuple[Any, ...]) -> None:
+        self.wire = wire
 
 
 class Batch:
@@ -70,32 +85,28 @@ class Batch:
         claimed: the claimed sub-block; emptying it ends the block after the running item.
         is_open: the function of an item may be running: a cancellation may raise.
         stop: the batch ends here at the latest; set when the rest is given back.
+        kept: packed results with their index, until they are reported: the driver must find the refs and the
+            borrowed objects in them lent. Appended by the thread that runs tasks, popped by who reports.
     """
 
     __slots__ = (
-        "claimed",
-        "flags",
-        "is_open",
-        "results",
-        "sent",
-        "seq",
-        "spent_s",
-        "stop",
-        "timed",
-        "values",
-        "worst_s",
-    )
+        "claimed", "flags", "is_open", "kept", "part", "results", "sent", "seq", "spent_s", "stop", "timed",
+        "times", "values", "worst_s",
+    )  # fmt: skip
 
     def __init__(self, seq: int, values: list[Any], flags: int) -> None:
         self.seq = seq
         self.values = values
         self.flags = flags
         self.results: list[Any] = []
+        self.kept: deque[tuple[int, Any]] = deque()
         self.sent = 0
         self.claimed: list[Any] = []
         self.is_open = False
         self.stop = len(values)
-        self.spent_s = 0.0  # run time not reported yet
+        self.part = 0
+        self.times: list[tuple[int, int, float, float]] = []
+        self.spent_s = 0.0  # run time of the part not reported yet
         self.worst_s = 0.0
         self.timed = 0  # items that the unreported time stands for
 
@@ -111,6 +122,7 @@ class Worker:
         self.batch: Batch | None = None
         self.task_name = ""
         self.shielded = 0  # main thread only
+        self.claim_lock: claims.SlotLock | None = None  # where there are no barriers
         self.is_twin = False  # this process was forked off by a task
         self.inbox: list[tuple[Any, ...]] = []  # batches that must wait for the blocked task
         self.inside: Any = None  # set by run_worker
@@ -228,6 +240,7 @@ class Worker:
         self.shielded = 1 << 30
         current.mark_foreign()
         self.inside.is_closed = True
+        self.outpost.after_fork()
         self.send_lock = threading.RLock()
         if self.batch is not None:
             del self.batch.claimed[:]
@@ -249,12 +262,12 @@ class Worker:
 
     # -- functions -------------------------------------------------------------------------------------
 
-    def _learn_function(self, identity: bytes, wire: Any, seq: int) -> None:
-        """Unpickle a function. To the driver that is part of the first item of batch `seq`, its suspect."""
+    def _learn_function(self, identity: bytes, wire: Any, seq: int, index: int) -> None:
+        """Unpickle a function. To the driver that is part of its first item in batch `seq`, its suspect."""
         words = self.words
         outer = words[control.SEQ], words[control.STARTED]
-        words[control.claim_word(seq)] = 1  # not to be taken back meanwhile: a death must find its suspect
-        words[control.STARTED] = 0
+        words[control.claim_word(seq)] = index + 1  # not to be taken back: a death must find its suspect
+        words[control.STARTED] = index
         words[control.SEQ] = seq
         self.shield()
         try:
@@ -267,16 +280,7 @@ class Worker:
 
     # -- batches ---------------------------------------------------------------------------------------
 
-    def run_batch(
-        self,
-        seq: int,
-        identity: bytes,
-        hint: int,
-        flags: int,
-        values: list[Any],
-        num_returns: int,
-        name: str,
-    ) -> None:
+    def run_batch(self, seq: int, flags: int, values: list[Any], parts: list[tuple[Any, ...]]) -> None:
         """Run a batch, or what the driver leaves of it."""
         outer = self.batch, self.task_name
         batch = self.batch = Batch(seq, values, flags)
@@ -284,25 +288,38 @@ class Worker:
         outer_words = words[control.SEQ], words[control.STARTED]
         words[control.STARTED] = 0
         words[control.SEQ] = seq
-        self.task_name = name
-        function = self.functions.get(identity, _gone)
-        if isinstance(function, BaseException):
-            function = self._failing(function)
         if len(values) > 1:
             self.wake_reporter()
-        pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
-        size = 1 if flags & EACH else max(1, min(hint, MAX_BLOCK))
-        self._run_items(batch, function, pack, size, can_be_atoms=num_returns == 1)
-        stopped = len(batch.results)
+        for number, part in enumerate(parts):
+            batch.part = number
+            self._run_part(batch, *part)
+            if len(batch.results) < part[0]:
+                break
         self._flush_output()  # the user's code: what it does is still the last item's doing
-        self.report(batch, stopped)
+        self.report(batch, len(batch.results))
         self.batch, self.task_name = outer
         words[control.STARTED] = outer_words[1]
         words[control.SEQ] = outer_words[0]
 
+    def _run_part(
+        self, batch: Batch, end: int, identity: bytes, hint: int, num_returns: int, name: str
+    ) -> None:
+        """Run the items of a batch up to `end`, all of one function."""
+        self.task_name = name
+        function = self.functions.get(identity, _gone)
+        if isinstance(function, BaseException):
+            function = self._failing(function)
+        pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
+        size = 1 if batch.flags & EACH else max(1, min(hint, MAX_BLOCK))
+        self._run_items(batch, end, function, pack, size, can_be_atoms=num_returns == 1)
+        if batch.timed:
+            batch.times.append((batch.part, batch.timed, batch.spent_s, batch.worst_s))
+            batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
+
     def _run_items(
         self,
         batch: Batch,
+        end: int,
         function: Callable[..., Any],
         pack: Callable[[Any], Any],
         size: int,
@@ -315,10 +332,13 @@ class Worker:
         started = control.STARTED
         atoms, texts = (ATOMS, TEXTS) if can_be_atoms else (frozenset(), frozenset())
         each = batch.flags & EACH
+        report_s = EAGER_S if batch.flags & EAGER else REPORT_S
         last_report = perf_counter()
         while True:
             i = first = len(results)
-            stop = self._claim(batch, i, size)
+            if i == end:
+                return
+            stop = self._claim(batch, i, min(size, end - i))
             if stop <= i:
                 return
             claimed = batch.claimed = values[i:stop]
@@ -348,7 +368,10 @@ class Worker:
             if self.is_twin:
                 self._leave(failure)
             if failure is not None and len(results) == i:
-                append(self._error_wire(failure))
+                if failure.__class__ is HandBackError:
+                    batch.stop = i
+                else:
+                    append(self._error_wire(failure))
             failure = None  # its traceback holds this frame and the task's locals
             count = len(results) - first
             spent_s = max(0.0, now - begin - self.inside.waited_s)
@@ -358,22 +381,14 @@ class Worker:
             batch.worst_s = max(batch.worst_s, mean_s)
             if not each:
                 size = max(1, min(MAX_BLOCK, 4 * size, int(BLOCK_S / max(mean_s, 1e-8))))
-            if each or now - last_report > REPORT_S:
+            if each or now - last_report > report_s or self._is_wanted(batch):
                 if len(results) < batch.stop:
                     self.report(batch, -1)
                 last_report = now
 
     def _claim(self, batch: Batch, i: int, size: int) -> int:
-        """Make `[i, stop)` this worker's, against a driver that may be taking items back. See `control`."""
-        words = self.words
-        at = control.claim_word(batch.seq)
-        stop = min(i + size, batch.stop)
-        words[at] = stop
-        limit = words[at + 1]
-        if limit < stop:
-            stop = max(i, limit)
-            words[at] = stop
-        return stop
+        """Make `[i, stop)` this worker's, against a driver that may be taking items back."""
+        return claims.claim(self.words, batch.seq, i, min(i + size, batch.stop), self.claim_lock)
 
     def give_back(self) -> None:
         """The running task blocks: end the batch after it."""
@@ -383,6 +398,14 @@ class Worker:
             batch.stop = min(batch.stop, self.words[control.STARTED] + 1)
 
     # -- reports ---------------------------------------------------------------------------------------
+
+    def _is_wanted(self, batch: Batch) -> bool:
+        """Say whether somebody waits for a result that is there."""
+        wanted = self.words[control.WANTED]
+        if wanted >> 32 != batch.seq or wanted - 1 & 0xFFFFFFFF >= len(batch.results):
+            return False
+        self.words[control.WANTED] = 0
+        return True
 
     def report(self, batch: Batch, stopped: int) -> None:
         """Send the results that have not been sent; `stopped` >= 0 ends the batch."""
@@ -395,17 +418,19 @@ class Worker:
                     self.inside.ship()
                     return
                 values = results[start:end]
-                results[start:end] = [None] * (end - start)
+                if not batch.flags & FUSED:  # else items further on may need them
+                    results[start:end] = [None] * (end - start)
                 batch.sent = end
                 is_plain = tuple not in set(map(type, values))
-                count, spent_s, worst_s = batch.timed, batch.spent_s, batch.worst_s
-                batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
+                times, batch.times = batch.times, []
+                if batch.timed:
+                    times.append((batch.part, batch.timed, batch.spent_s, batch.worst_s))
+                    batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
                 self.inside.ship()
-                self.channel.send(
-                    (RESULTS, batch.seq, start, values, is_plain, count, spent_s, worst_s, stopped)
-                )
-                kept, self.inside.kept = self.inside.kept, []
-                del kept
+                self.channel.send((RESULTS, batch.seq, start, values, is_plain, times, stopped))
+                kept = batch.kept
+                while kept and kept[0][0] < end:
+                    kept.popleft()
                 self.send_returned()
         except (BrokenPipeError, ConnectionResetError):
             os._exit(0)
@@ -470,6 +495,8 @@ class Worker:
         """Return an exception as a result; try the pickle once here, so that it can't fail at the driver."""
         from ..wire.failures import error_wire
 
+        if isinstance(error, InheritedError):
+            return error.wire
         if isinstance(error, Cancelled):
             return (ERROR_WIRE, None, self.task_name, "cancelled", os.getpid())
         return error_wire(error, self.task_name)
@@ -530,9 +557,11 @@ def run_worker(
     redirect_output(out_fd, err_fd, crash_fd)
     all_words = memoryview(control.open_page(control_fd)).cast("Q")
     words = control.slot_words(all_words, slot)
-    control.register_for_barriers()
     channel = Channel(socket.socket(fileno=main_fd), blocking=True)
     worker = Worker(uid, words, channel, socket.socket(fileno=side_fd))
+    if settings["take_back"] == "locks" or not claims.register_for_barriers():
+        worker.claim_lock = claims.SlotLock(control_fd, slot)
+        words[control.MODE] = claims.LOCK
     live = settings["num_slots"]
     used = range(control.USED, control.SLOT_WORDS * live, control.SLOT_WORDS)
     worker.outpost = Outpost(
