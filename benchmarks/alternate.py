@@ -160,7 +160,7 @@ def child_environment(marker: str, scratch: Path) -> dict[str, str]:
 
 def run_row(row: Row, options: Options) -> Figures:
     """Measure all forms of a row; whatever could not run is in the notes."""
-    figures = Figures(row)
+    figures = Figures(row, options.n_workers)
     started = time.monotonic()
     missing = missing_packages(row.requires)
     if missing:

@@ -23,6 +23,7 @@ class Figures:
     """All samples of a row: form key → metric → (round, value) pairs, in seconds or bytes."""
 
     row: Row
+    n_workers: int = 1
     samples: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # form key, or "row" → why there are no samples
     seconds: float = 0.0  # wall time of the whole row

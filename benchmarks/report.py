@@ -116,6 +116,7 @@ def to_json(header: dict[str, Any], rows: list[Figures]) -> dict[str, Any]:
                 "id": figures.row.id,
                 "title": figures.row.title,
                 "reference": figures.row.reference,
+                "workers": figures.n_workers,
                 "goals": [vars(goal) for goal in figures.row.judge(figures)],
                 "kinds": {form.key: form.kind for form in figures.row.forms},
                 "samples": figures.samples,

@@ -22,9 +22,12 @@ ROWS = [
     ["engine", "cluster"],
     ["api"],
     ["flow"],
-    ["adapters", "ui", "demo", "cli", "__main__"],
+    ["adapters", "ui", "demo", "doctor", "cli", "__main__"],
 ]
-SIDEWAYS = {("config", "errors"), ("cli", "adapters"), ("cli", "ui"), ("cli", "demo"), ("__main__", "cli")}
+SIDEWAYS = {
+    ("config", "errors"), ("cli", "adapters"), ("cli", "ui"), ("cli", "demo"), ("cli", "doctor"),
+    ("__main__", "cli"),
+}  # fmt: skip
 HEIGHT = {layer: height for height, row in enumerate(ROWS) for layer in row}
 
 # The policy is pure, so that a simulator can run the same code: no clock, chance, process, socket or thread.

@@ -1,7 +1,7 @@
 """The rows: one module each, found by id.
 
-A new row is a module with a `ROW` and one line here. F3 and F8-F12 (map, granularity), F14-F16 (actors) and
-F17-F19 (flow) have their places in this order when the parts they measure exist.
+A new row is a module with a `ROW` and one line here. F3 and F10 (map), F14-F16 (actors) and F17-F19 (flow)
+have their places in this order when the parts they measure exist; F12 is the simulator's (`tests/policy`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ ROWS = {
     "F5": "f05_round_trip",
     "F6": "f06_put",
     "F7": "f07_cold_start",
+    "F8": "f08_grain",
+    "F9": "f09_stragglers",
+    "F11": "f11_dependent_tasks",
     "F13a": "f13a_convolution",
     "F13b": "f13b_fitted_model",
 }

@@ -40,3 +40,29 @@ def demo(names: tuple[str, ...], is_quick: bool) -> None:
         raise click.ClickException(lacking)
     if not show.show(chosen, is_quick):
         sys.exit(1)
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, help="Measure so often; 5 by default.")
+def doctor(rounds: int) -> None:
+    """Say what this machine offers, and what messages cost on it.
+
+    Measures the costs that the sizes of batches rest on, beside those that are assumed, in a few seconds.
+    """
+    from grainwise.config import available_cpus
+    from grainwise.doctor.facts import find_facts, is_busy
+    from grainwise.doctor.measure import measure
+    from grainwise.doctor.show import show_advice, show_costs, show_facts, show_policy
+    from grainwise.grain.costs import Costs
+
+    was_busy, assumed = is_busy(), Costs()
+    click.echo("This machine\n")
+    click.echo("\n".join(show_facts(find_facts())))
+    click.echo(f"\nWhat messages cost ({rounds} rounds)\n")
+    measured = measure(rounds)
+    click.echo("\n".join(show_costs(measured, assumed)))
+    num_cpus = available_cpus()
+    click.echo(f"\nWhat that makes of batches, with {num_cpus} CPUs\n")
+    click.echo("\n".join(show_policy(num_cpus, measured, assumed)))
+    if advice := show_advice(measured, assumed, is_busy=was_busy):
+        click.echo("\n" + "\n".join(advice))

@@ -61,9 +61,9 @@ class Joblib(FixedSize):
     A batch's duration is that from dispatch to completion; between 0.2 and 2 s it is left as it is.
     """
 
-    def __init__(self, num_cpus: float, clock: Callable[[], float]) -> None:
+    def __init__(self, num_cpus: float) -> None:
         super().__init__(num_cpus, 1)
-        self._clock = clock
+        self.clock: Callable[[], float] = float  # set by who runs it
         self._slices: deque[int] = deque()
         self._sent: dict[int, deque[tuple[float, int]]] = {}
         self._smoothed_s = 0.0
@@ -80,14 +80,14 @@ class Joblib(FixedSize):
         return min(self._slices.popleft(), ready) if self._slices else 0
 
     def _commit(self, worker: int, known: Any, parts: Any, worth_s: float, budget_s: float) -> Send:
-        self._sent.setdefault(worker, deque()).append((self._clock(), parts[0][1]))
+        self._sent.setdefault(worker, deque()).append((self.clock(), parts[0][1]))
         return super()._commit(worker, known, parts, worth_s, budget_s)
 
     def ended(self, worker: int) -> None:
         super().ended(worker)
         sent_s, count = self._sent[worker].popleft()
         if count == self.size:
-            spent_s = self._clock() - sent_s
+            spent_s = self.clock() - sent_s
             self._smoothed_s = 0.8 * self._smoothed_s + 0.2 * spent_s if self._smoothed_s else spent_s
         self._adapt()
 

@@ -328,6 +328,13 @@ class WriteWatch:
             finally:
                 self._holder = 0
 
+    def probe(self) -> bool:
+        """Say whether this system offers what a watch needs."""
+        if self._is_off or self._is_barred():
+            return False
+        with self._lock:
+            return self._kernel is not None or self._open() is not None
+
     def close(self) -> None:
         """Stop watching everything, for good."""
         self._is_off = True

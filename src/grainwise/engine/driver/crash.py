@@ -105,6 +105,11 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
     if started is not None and batch.base <= started < batch.stop:
         suspect = batch.refs[started]
         spec = batch.spec_at(started)
+        if handle.words[control.IN_CHILD]:
+            # It ran a child of its own: not its doing. Next time it leaves them to us, and we learn which.
+            spec.sends_children = True
+            engine.dispatcher.queue_first(rest)
+            return True
         rest.remove(suspect)
         spec.has_killed = True
         if suspect._state.__class__ is TaskSpec:
@@ -242,8 +247,9 @@ def _cancel_sent(
     """Cancel an item that a worker holds."""
     item = batch.refs[index]
     words = handle.words
-    if recursive and batch.children:
-        for child in batch.children.get(index, []):
+    if recursive:
+        batch.cancelled.add(index)  # there may be more on their way
+        for child in (batch.children or {}).get(index, []):
             cancel(engine, child, force=force, recursive=True)
     if batch.is_blocked and not force:
         nested.cancel_wait(engine, handle, batch.seq)  # its `get` raises
@@ -264,6 +270,7 @@ def _cancel_sent(
         # Either it runs and is interrupted, or it is claimed behind the running one, which the worker then
         # un-claims; the limit that the attempt to take it back has set keeps it from being claimed again.
         if is_running:
+            words[control.SPARE_CHILD] = int(not recursive)
             words[control.CANCEL] = (batch.seq << 32 | index) + 1
             engine.pool.kill(handle, _SIGINT)
             return

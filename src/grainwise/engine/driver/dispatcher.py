@@ -20,6 +20,7 @@ from ..wire.tasks import (
     FREE,
     FUNCTION,
     FUSED,
+    LENDS_CPU,
     RUN,
     Call,
     TaskSpec,
@@ -298,14 +299,18 @@ class Dispatcher:
         handle.words[at + 1] = NO_LIMIT
         wire_parts: list[tuple[Any, ...]] = []
         begin = 0
-        has_calls = False
+        has_calls, lends_cpu = False, LENDS_CPU
         for end, spec in parts:
             self._teach(handle, spec, seq, begin)
             wire_parts.append((end, spec.function.id, self._hint(spec), spec.num_returns, spec.name))
             has_calls = has_calls or spec.has_calls
             if not spec.max_retries:
                 flags |= EACH
+            if spec.num_cpus != 1 or spec.sends_children:
+                lends_cpu = 0
             begin = end
+        if not flags & EACH:
+            flags |= lends_cpu
         values = [ref._value for ref in refs]
         calls = None
         if has_calls:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from ...errors import TaskCancelledError
-from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads, serialize
+from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..current import Options
 from ..wire import control
+from ..wire.failures import known_error_wire, read_error
 from ..wire.tasks import CANCEL_REF, EACH, IN_PLACE, PUT, SUBMIT, UNWANT, VALUES, WANT, Call, TaskSpec
 from ..worker.inside import MULTI_WIRE, REF_WIRE
 
@@ -132,15 +132,23 @@ def _submit(
                 batch.children = {}
             batch.children.setdefault(parent[1], []).extend(refs)
     queued = submissions.submit_child(spec, call, refs)
-    if queued is not None:
-        ready.append((spec, queued))
+    if parent is not None and batch is not None and parent[1] in batch.cancelled:
+        from . import crash
+
+        crash.cancel(engine, refs[0], force=False, recursive=True)
+    elif queued is not None:
+        ready.append((queued._state, queued))
 
 
 def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None:
     ref: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
     ref._id = identity
-    value = engine.borders.value_of(wire, handle)
-    ref._value, ref._state = value, PACKED if wire.__class__ is tuple else READY
+    if wire.__class__ is not tuple:
+        ref._value, ref._state = wire, READY
+    elif wire[0] == ERROR_WIRE:  # of a task that ran in place of another, without our help
+        ref._value, ref._state = read_error(wire), FAILED
+    else:
+        ref._value, ref._state = engine.borders.adopt(wire, handle), PACKED
     engine.borders.lend_ref(ref, handle)
 
 
@@ -233,14 +241,8 @@ def _answer(engine: Engine, wait: Wait) -> None:
         elif state == PACKED:
             values.append((ref._id, lend(ref._value)))
         elif state == FAILED:
-            values.append((ref._id, _error_for_worker(ref._value)))
+            values.append((ref._id, known_error_wire(ref._value)))
     engine.dispatcher.post(handle, (VALUES, wait.token, values))
-
-
-def _error_for_worker(error: BaseException) -> tuple[Any, ...]:
-    if isinstance(error, TaskCancelledError):
-        return (ERROR_WIRE, None, error.task_name, "cancelled", 0)
-    return (ERROR_WIRE, serialize(error), getattr(error, "task_name", ""), str(error), 0)
 
 
 def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:

@@ -227,6 +227,9 @@ class Submissions:
         if call.dependencies():
             self._await_arguments(spec, ref, call)
             return None
+        total = sum(arg.nbytes() for arg in call.args if arg.__class__ is Packed)
+        if total >= SIZED_BYTES:
+            ref._state = self._variant(spec, total)
         return ref
 
     def _await_arguments(self, spec: TaskSpec, ref: ObjectRef[Any], call: Call) -> None:

@@ -9,6 +9,8 @@ Aligned eight-byte stores and loads are atomic on every machine that we run on.
 | `STARTED` | index of the item that was started last | worker, before it calls the function |
 | `USED` | bytes that this process has put into its memory arena, ever | its owner (slot 0 is the driver's) |
 | `FREED` | bytes of those that the driver has let go of, ever | driver |
+| `SPARE_CHILD` | 1 if the item to interrupt may first finish a child that it runs itself | driver |
+| `IN_CHILD` | how many children deep the item's own process runs what nobody else knows of | worker |
 | `MODE` | how the worker claims: `claims.BARRIER` or `claims.LOCK` | worker, once |
 | `WANTED` | `(seq << 32 | index) + 1` of a result that somebody waits for | driver; worker clears it |
 | `CANCEL` | `(seq << 32 | index) + 1` of the item to interrupt, 0 for none | driver |
@@ -38,6 +40,8 @@ CANCEL = 3
 FREED = 4
 WANTED = 5
 MODE = 6
+IN_CHILD = 7
+SPARE_CHILD = 8
 _CLAIMS = 16
 DEPTH = 64
 """Batches that may be on their way to one worker or begun by it: each needs a claim and a limit word."""

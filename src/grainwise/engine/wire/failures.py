@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ...errors import SerializationError, TaskError
+from ...errors import SerializationError, TaskCancelledError, TaskError
 from ...objects.codec import ERROR_WIRE, Packed, loads, pack, serialize, unpack
 
 TYPE_CHECKING = False
@@ -30,6 +30,13 @@ def error_wire(error: BaseException, task_name: str) -> tuple[Any, ...]:
     except BaseException:  # the user's methods may even exit
         stream = None
     return (ERROR_WIRE, stream, task_name, text, pid)
+
+
+def known_error_wire(error: BaseException) -> tuple[Any, ...]:
+    """Return the wire of an exception that came out of one."""
+    if isinstance(error, TaskCancelledError):
+        return (ERROR_WIRE, None, error.task_name, "cancelled", 0)
+    return (ERROR_WIRE, serialize(error), getattr(error, "task_name", ""), str(error), 0)
 
 
 def read_error(wire: tuple[Any, ...]) -> BaseException:

@@ -42,6 +42,7 @@ CANCEL_REF = 23  # identity, force, recursive
 EACH = 1  # report each item before the next begins
 IN_PLACE = 2  # run on top of the blocked task that waits for it
 EAGER = 4  # somebody waits for single results: report after each sub-block
+LENDS_CPU = 16  # its items may run tiny children of their own themselves
 FUSED = 8  # some items take results of others in the same batch
 
 LOCAL_WIRE = 5  # index of the item of the same batch whose result it is
@@ -89,6 +90,7 @@ class TaskSpec:
         home: number of the worker that has their largest argument.
         batching: tasks per batch as the user wants it, 0 for as many as is good.
         has_calls: some ref of this spec carries a `Call`.
+        sends_children: its tasks leave all children to the driver, since one of them killed its worker.
         has_killed: a task of it has killed a worker: never again on top of another task.
     """
 
@@ -108,6 +110,7 @@ class TaskSpec:
         "open",
         "retry_exceptions",
         "send_at",
+        "sends_children",
         "variants",
     )
 
@@ -139,6 +142,7 @@ class TaskSpec:
         self.send_at = 1
         self.has_calls = False
         self.has_killed = False
+        self.sends_children = False
 
     def __del__(self) -> None:
         dead_keys.append(self.number)

@@ -39,6 +39,7 @@ from ..wire.tasks import (
     argument_name,
     packed_wire,
 )
+from .own_children import LATENT, SENT, OwnChildren
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,16 +63,44 @@ UID_SHIFT = 40
 class BorrowedRef(ObjectRef["Any"]):
     """A ref of the driver's that this worker holds; dropping it gives the loan back."""
 
-    __slots__ = ("__weakref__", "count", "dropped")
+    __slots__ = ("__weakref__", "count", "dropped", "place")
 
     count: int
     dropped: deque[tuple[int, int]]
+    place: int
+    """Where its value comes from: see `own_children`."""
 
     def __del__(self) -> None:
         try:
             self.dropped.append((self._id, self.count))
         except AttributeError:
             pass  # never finished
+
+
+class Child:
+    """A submitted task in the buffer: what will be sent, and what it was made of."""
+
+    __slots__ = ("args", "function", "kept", "names", "options", "packed_function", "refs", "wire")
+
+    def __init__(
+        self,
+        wire: tuple[Any, ...],
+        function: Exportable,
+        options: Options,
+        args: list[Any],
+        names: tuple[str, ...],
+        packed_function: Packed | None,
+        refs: list[BorrowedRef],
+        kept: tuple[Any, ...],
+    ) -> None:
+        self.wire = wire
+        self.function = function
+        self.options = options
+        self.args = args
+        self.names = names
+        self.packed_function = packed_function
+        self.refs = refs
+        self.kept = kept  # the plain arguments: values and refs must outlive the frame
 
 
 class Answer:
@@ -100,7 +129,11 @@ class Inside:
         self._refs: weakref.WeakValueDictionary[int, BorrowedRef] = weakref.WeakValueDictionary()
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
-        self._open: deque[tuple[Any, ...]] = deque()
+        self.nowhere: deque[tuple[int, int]] = deque(maxlen=0)
+        self.buffer: deque[Child] = deque()
+        self.untaught: dict[bytes, Any] = {}
+        """Functions for the driver that left the buffer with a child that ran here."""
+        self.own = OwnChildren(self)
         self._told: set[bytes] = set()
         self._answers: dict[int, Answer] = {}
         self._read_lock = threading.RLock()
@@ -129,6 +162,7 @@ class Inside:
             ref._value = None
             ref.count = 0
             ref.dropped = self.dropped
+            ref.place = SENT
             self._refs[identity] = ref
         ref.count += count
         return ref
@@ -305,12 +339,15 @@ class Inside:
             names,
             None if batch is None else (batch.seq, self.worker.words[control.STARTED]),
         )
-        # Values and refs must outlive the frame: the driver takes its own hold when it reads it.
-        self._open.append((child, (args, kwargs, packed_args, packed_function, refs)))
+        for ref in refs:
+            ref.place = LATENT
+        self.buffer.append(
+            Child(child, function, options, packed_args, names, packed_function, refs, (args, kwargs))
+        )
         if packed_function is not None:
             self._told.add(uid)
-        if len(self._open) >= SHIP_AT:
-            self._send_open()
+        if len(self.buffer) >= SHIP_AT:
+            self.send_open()
         else:
             self.worker.wake_reporter()
         if options.num_returns == 0:
@@ -327,9 +364,12 @@ class Inside:
     def _wire(self, arg: Any) -> Any:
         """Return what travels; own blobs become the driver's."""
         if isinstance(arg, ObjectRef):
+            self.own.tell(arg)
             return (REF_WIRE, arg._id)
         if arg.__class__ is not Packed:
             return arg
+        for ref in arg.refs:
+            self.own.tell(ref)
         return packed_wire(arg, [blob.lend() for blob in arg.blobs], [ref._id for ref in arg.refs])
 
     def _check_open(self) -> None:
@@ -338,20 +378,32 @@ class Inside:
 
     def has_unsent(self) -> bool:
         """Say whether children wait to be sent."""
-        return bool(self._open)
+        return bool(self.buffer)
 
     def ship(self) -> None:
         """Send the collected children. The caller holds the worker's send lock."""
-        taken = []
-        while self._open:
+        taken: list[Child] = []
+        while self.buffer:
             try:
-                taken.append(self._open.popleft())
+                taken.append(self.buffer.popleft())
             except IndexError:
                 break
-        if taken:
-            self.worker.channel.send((SUBMIT, [child for child, _ in taken]))
+        if not taken:
+            return
+        wires = []
+        for child in taken:
+            wire = child.wire
+            if self.untaught:
+                function = self.untaught.pop(wire[1], None)
+                if function is not None:
+                    wire = (*wire[:3], function, *wire[4:])
+            wires.append(wire)
+            for ref in child.refs:
+                ref.place = SENT
+        self.worker.channel.send((SUBMIT, wires))
 
-    def _send_open(self) -> None:
+    def send_open(self) -> None:
+        """Send the collected children now."""
         worker = self.worker
         worker.shield()
         try:
@@ -367,16 +419,33 @@ class Inside:
         self._check_open()
         packed = self._pack_arg(value, "value", "put")
         ref = self._borrow(self.worker.uid << UID_SHIFT | next(self._ids))
-        self.worker.send((PUT, ref._id, self._wire(packed)))
+        self.send_value(ref, packed)
         if is_atom(value):
             ref._state, ref._value = READY, value
         return ref
+
+    def send_value(self, ref: BorrowedRef, value: Any) -> None:
+        """Tell the driver the value of a ref that it does not know: an atom, packed, or an error's wire."""
+        wire = self._wire(value)
+        self.send_open()  # the value may hold refs of tasks that lie in the buffer
+        self.worker.send((PUT, ref._id, wire))
+
+    def pack_value(self, value: object) -> Packed:
+        """Pack what a child that ran here has returned.
+
+        Raises:
+            SerializationError: names what in it can't be pickled.
+        """
+        worker = self.worker
+        return pack_or_name(value, worker.outpost, what="result", name="result", task_name=worker.task_name)
 
     # -- waiting ---------------------------------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """Return the values of refs, waiting for them."""
         missing = {ref._id: ref for ref in refs if ref._state.__class__ is not int}
+        if missing and timeout_s is None and self.buffer and threading.get_ident() == self._main:
+            self.own.run(missing)
         if missing and not self._await(missing, len(missing), timeout_s):
             left = sum(ref._state.__class__ is not int for ref in missing.values())
             raise GetTimeoutError(
@@ -406,7 +475,9 @@ class Inside:
     def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
         """Ask the driver to cancel a task."""
         self._check_open()
-        self._send_open()
+        if ref._state.__class__ is int:
+            return
+        self.send_open()
         self.worker.send((CANCEL_REF, ref._id, force, recursive))
 
     def future(self, ref: ObjectRef[Any]) -> Any:
@@ -441,7 +512,7 @@ class Inside:
             worker.report(batch, -1)
             self.is_waiting = True
         try:
-            self._send_open()
+            self.send_open()
             must_wait = timeout_s is None and count == len(missing)
             worker.send((WANT, token, list(missing), count, item, is_main, must_wait))
             deadline = None if timeout_s is None else monotonic() + timeout_s

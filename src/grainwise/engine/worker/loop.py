@@ -204,6 +204,8 @@ class Worker:
         batch, words = self.batch, self.words
         if batch is None or not batch.is_open:
             return
+        if words[control.SPARE_CHILD] and words[control.IN_CHILD]:
+            return  # `own_children` looks again
         started = words[control.STARTED]
         if words[control.CANCEL] == (batch.seq << 32 | started) + 1 and len(batch.results) <= started:
             words[control.CANCEL] = 0
@@ -247,7 +249,7 @@ class Worker:
         self.channel.sock.close()
         self._fd_socket.close()
 
-    def _leave(self, error: BaseException | None) -> None:
+    def leave(self, error: BaseException | None) -> None:
         """End a forked process that has come back from the task's function, as the interpreter would."""
         status = 0
         if isinstance(error, SystemExit):
@@ -366,7 +368,7 @@ class Worker:
             now = perf_counter()
             batch.claimed = []
             if self.is_twin:
-                self._leave(failure)
+                self.leave(failure)
             if failure is not None and len(results) == i:
                 if failure.__class__ is HandBackError:
                     batch.stop = i

@@ -1,0 +1,1 @@
+"""What this machine offers, and what messages cost on it beside what is assumed: `grainwise doctor`."""
