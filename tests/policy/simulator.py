@@ -17,6 +17,7 @@ from grainwise.engine.driver.backstop import TICK_S
 from grainwise.engine.driver.dispatcher import BLOCK_S
 from grainwise.engine.driver.nested import IN_PLACE_S
 from grainwise.engine.worker.loop import EAGER_S, REPORT_S
+from grainwise.grain.costs import Costs
 from grainwise.grain.policy import MAX_EXTRA_WORKERS, Policy, Progress, Send
 from tests.policy.virtual_worker import Batch, Burst, Task, Wait, Worker
 
@@ -30,6 +31,7 @@ class Simulation:
     """A program that submits `bursts` and then waits for everything.
 
     Attributes:
+        costs: what messages cost in this world; by default what the policy assumes.
         trace: what the driver sent and took back: (time, what, worker, key, count).
         crumbs: batches sent while it submitted that were not worth a message.
         coexisted_s: how long, at most, a waiting driver had a free CPU beside one task not begun.
@@ -39,8 +41,10 @@ class Simulation:
     def __init__(
         self, bursts: Sequence[Burst], num_cpus: float, cpus: Mapping[Hashable, float] | None = None,
         deaths: Sequence[float] = (), seed: int = 0, policy: Policy | None = None,
+        costs: Costs | None = None,
     ) -> None:  # fmt: skip
         self.policy = policy or Policy(num_cpus)
+        self.costs = costs or self.policy.costs
         self.cpus = cpus or {}
         # What workers are told not to undercut: the reports of all must not keep the driver busy.
         self.report_s = max(REPORT_S, self.policy.quantum_s)
@@ -107,7 +111,7 @@ class Simulation:
                 break
             task = tasks.popleft()
             task.is_submitted = True
-            self._spend(self.policy.costs.submit_s)
+            self._spend(self.costs.submit_s)
             if task.num_missing:
                 continue  # whoever resolves the last of its inputs queues it
             self.open[task.key].append(task)
@@ -139,7 +143,7 @@ class Simulation:
             if self._is_waiting:
                 self._pump()
 
-        self.at(self.now + self.policy.costs.round_trip_s / 2, arrive)
+        self.at(self.now + self.costs.round_trip_s / 2, arrive)
 
     def _pump(self) -> None:
         if self.now < self.busy_until:
@@ -263,8 +267,8 @@ class Simulation:
             self._measure_held(worker)
         self._num_sent += 1
         self.trace.append((self.now, "send", worker.number, key, len(items)))
-        self._spend(policy.costs.message_s)
-        self.at(self.busy_until + policy.costs.round_trip_s / 2, worker.deliver, batch)
+        self._spend(self.costs.message_s)
+        self.at(self.busy_until + self.costs.round_trip_s / 2, worker.deliver, batch)
 
     def _hint(self, key: int) -> int:
         mean_s = self.policy.mean_s(key)
@@ -310,7 +314,7 @@ class Simulation:
             count -= batch.stop - start
             self.num_taken += batch.stop - start
             self.trace.append((self.now, "take", worker.number, batch.items[start].key, batch.stop - start))
-            self._spend(self.policy.costs.message_s)
+            self._spend(self.costs.message_s)
             self._requeue(worker, batch, start)
 
     def _requeue(self, worker: Worker, batch: Batch, start: int) -> None:
@@ -333,7 +337,7 @@ class Simulation:
     def _read(self, worker: Worker) -> None:
         while worker.inbox:
             kind, *rest = worker.inbox.popleft()
-            self._spend(self.policy.costs.message_s)
+            self._spend(self.costs.message_s)
             if kind == "results":
                 self._on_results(worker, *rest)
             else:
@@ -346,7 +350,7 @@ class Simulation:
         batch = worker.batches[seq]
         counts = Counter(task.key for task in batch.items[start:end])
         for task in batch.items[start:end]:
-            self._spend(self.policy.costs.finish_s)
+            self._spend(self.costs.finish_s)
             self._resolve(task)
         batch.base = end
         for key in counts | times:
@@ -382,8 +386,8 @@ class Simulation:
                 wait.worker.stack.remove(wait)
                 wait.worker.batches[wait.seq].is_blocked = False
                 self._count_blocked(wait.worker)
-                self._spend(self.policy.costs.message_s)
-                self.at(self.busy_until + self.policy.costs.round_trip_s / 2, wait.worker.deliver, wait.tasks)
+                self._spend(self.costs.message_s)
+                self.at(self.busy_until + self.costs.round_trip_s / 2, wait.worker.deliver, wait.tasks)
 
     def _on_want(self, worker: Worker, seq: int, index: int, children: list[Task]) -> None:
         wait = Wait(worker, seq, children)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from grainwise.engine.worker.loop import BLOCK_S, MAX_BLOCK, REPORT_S
-from grainwise.grain.policy import Policy
+from grainwise.grain.costs import Costs
 
 NO_LIMIT = 1 << 62
 STARTUP_S = 3e-3
@@ -18,7 +18,7 @@ class Engine(Protocol):
     """What a worker needs of the simulation that it is in."""
 
     now: float
-    policy: Policy
+    costs: Costs
     report_s: float
     eager_s: float
 
@@ -152,7 +152,8 @@ class Worker:
         if len(batch.items) > 1 and not self.has_reporter:
             self.has_reporter = True
             self.engine.at(self.engine.now + self.engine.report_s, self._report_late)
-        yield self.engine.policy.costs.batch_s
+        costs = self.engine.costs
+        yield costs.batch_s + len(batch.items) * costs.item_s
         size, last_report_s = 0, self.engine.now
         report_s = self.engine.eager_s if batch.is_eager else self.engine.report_s
         while True:

@@ -8,13 +8,13 @@ driver's poll tells its waiting from its work.
 | `submit_s` | a loop over `.remote(i)` that sends nothing, divided by its length |
 | `finish_s` | `get` of one batch of `MANY` less `get` of a lone task, waiting aside, per task: its share of sending, receiving and looking for it included |
 | `message_s` | half of what `get` of a lone task takes, waiting aside: one message there, one back |
-| `batch_s` | from the last task of a batch to the first of the next, which waits at the worker already, less the same within a batch |
+| `batch_s` | from the last task of a batch to the first of the next, which waits at the worker already, less the same within a batch: for batches of `FEW` |
+| `item_s` | how much longer that is for batches of `MORE`, per task |
 | `round_trip_s` | how long `get` of a lone task waits after a pause, when the worker must be woken, less `batch_s` |
 | `awake_s` | the same back to back, when both look again and again before they sleep |
-| `item_s` | from task to task within a batch, less a plain loop over the same calls |
 
-Every figure is taken `rounds` times, each a median of many; the median of the rounds is quoted, and the
-least: other programs can only lengthen them.
+Every figure is taken `rounds` times, each the lower quartile of many, because other programs can only lengthen
+it; the median of the rounds is quoted, and the least.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ if TYPE_CHECKING:
 
     from ..objects.ref import ObjectRef
 
-COSTS = ("submit_s", "finish_s", "message_s", "round_trip_s", "batch_s")
+COSTS = ("submit_s", "finish_s", "message_s", "round_trip_s", "batch_s", "item_s")
 """The figures that the policy assumes."""
-OTHERS = ("awake_s", "item_s")
-"""Those that it does not need, and that help to understand it."""
+OTHERS = ("awake_s",)
+"""What it does not need, and what helps to understand it."""
 MANY = 4000
 N_LONE = 200
 N_PAUSED = 40
 PAUSE_S = 2e-3
-N_BATCHES, PER_BATCH = 40, 50
-TICK_S = 40e-6
+FEW, MORE = 20, 200
+N_BATCHES = 24
+TICK_S = 20e-6
 """Length of the tasks that tell when they ran: a batch of them gives the driver time to send the next."""
 
 
@@ -110,28 +111,30 @@ class _PollMeter:
 
 
 def _measure_round() -> dict[str, float]:
-    batch_s = _batch_s()
+    few_s, more_s = _between_batches(FEW), _between_batches(MORE)
+    item_s = max(0.0, (more_s - few_s) / (MORE - FEW))
+    batch_s = max(0.0, few_s - FEW * item_s)
     lone_s, awake_s = _lone(N_LONE, 0.0)
     _, asleep_s = _lone(N_PAUSED, PAUSE_S)
     submit_s, many_s = _many()
-    finish_s = max(1e-9, (many_s - lone_s) / (MANY - 1))
+    finish_s = max(0.0, (many_s - lone_s) / (MANY - 1))
     return {
         "submit_s": submit_s,
         "finish_s": finish_s,
-        "message_s": max(1e-9, (lone_s - finish_s) / 2),
-        "round_trip_s": max(1e-9, asleep_s - batch_s),
+        "message_s": max(0.0, (lone_s - finish_s) / 2),
+        "round_trip_s": max(0.0, asleep_s - batch_s),
         "batch_s": batch_s,
-        "awake_s": max(1e-9, awake_s - batch_s),
-        "item_s": _item_s(),
+        "item_s": item_s,
+        "awake_s": max(0.0, awake_s - batch_s),
     }
+
+
+def _quartile(values: list[float]) -> float:
+    return statistics.quantiles(values, n=4)[0]
 
 
 def _same(x: int) -> int:
     return x
-
-
-def _now(x: int) -> float:
-    return perf_counter()
 
 
 def _tick(x: int) -> float:
@@ -143,7 +146,7 @@ def _tick(x: int) -> float:
 
 
 def _lone(count: int, pause_s: float) -> tuple[float, float]:
-    """Return how long `get` of one task works in the driver, and how long it waits; medians."""
+    """Return how long `get` of one task works in the driver, and how long it waits."""
     task = remote(_same)
     works: list[float] = []
     waits: list[float] = []
@@ -157,7 +160,7 @@ def _lone(count: int, pause_s: float) -> tuple[float, float]:
             took_s, waited_s = perf_counter() - begin, meter.waited_s - before_s
             works.append(took_s - waited_s)
             waits.append(waited_s)
-    return statistics.median(works), statistics.median(waits)
+    return _quartile(works), _quartile(waits)
 
 
 def _many() -> tuple[float, float]:
@@ -172,23 +175,11 @@ def _many() -> tuple[float, float]:
     return (submitted - begin) / MANY, done - submitted - meter.waited_s
 
 
-def _batch_s() -> float:
-    gaps = _gaps(_tick, N_BATCHES * PER_BATCH, PER_BATCH)
-    between = [gap for i, gap in enumerate(gaps, 1) if i % PER_BATCH == 0]
-    within = [gap for i, gap in enumerate(gaps, 1) if i % PER_BATCH]
-    return max(1e-9, statistics.median(between) - statistics.median(within))
-
-
-def _item_s() -> float:
-    in_batch_s = statistics.median(_gaps(_now, MANY, MANY))
-    stamps = [_now(i) for i in range(MANY)]
-    in_loop_s = statistics.median(later - earlier for earlier, later in pairwise(stamps))
-    return max(0.0, in_batch_s - in_loop_s)
-
-
-def _gaps(function: Callable[[int], float], count: int, per_batch: int) -> list[float]:
-    """Return the times between the starts of tasks, which one worker runs in order."""
-    task = remote(batching=per_batch)(function)
-    refs: list[ObjectRef[float]] = [task.remote(i) for i in range(count)]
-    stamps = get(refs)
-    return [later - earlier for earlier, later in pairwise(stamps)]
+def _between_batches(size: int) -> float:
+    """Return how much longer it takes from one task to the next when a batch ends between them."""
+    task = remote(batching=size)(_tick)
+    refs: list[ObjectRef[float]] = [task.remote(i) for i in range(N_BATCHES * size)]
+    gaps = [later - earlier for earlier, later in pairwise(get(refs))]  # one worker runs them in order
+    between = [gap for i, gap in enumerate(gaps, 1) if i % size == 0]
+    within = [gap for i, gap in enumerate(gaps, 1) if i % size]
+    return max(0.0, _quartile(between) - _quartile(within))

@@ -19,8 +19,8 @@ MEANINGS = {
     "message_s": "the driver sends or receives one message",
     "round_trip_s": "from a result to the worker's next batch, all asleep",
     "batch_s": "the worker begins and ends a batch",
+    "item_s": "the worker reads one task and writes its result",
     "awake_s": "as round_trip_s, nobody asleep",
-    "item_s": "the worker goes from task to task",
 }
 FAR = 3.0
 """A cost that is off by so much is worth a word."""

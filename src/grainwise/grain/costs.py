@@ -22,9 +22,10 @@ class Costs:
         message_s: the driver's time to send or receive one message.
         round_trip_s: from a result leaving a worker to its next batch running, the driver being awake.
         batch_s: the worker's time to begin and end a batch.
+        item_s: the worker's time to read one task and write its result, its run time aside.
     """
 
-    __slots__ = ("batch_s", "finish_s", "message_s", "round_trip_s", "submit_s")
+    __slots__ = ("batch_s", "finish_s", "item_s", "message_s", "round_trip_s", "submit_s")
 
     def __init__(
         self,
@@ -33,12 +34,14 @@ class Costs:
         message_s: float = 15e-6,
         round_trip_s: float = 60e-6,
         batch_s: float = 20e-6,
+        item_s: float = 0.3e-6,
     ) -> None:
         self.submit_s = submit_s
         self.finish_s = finish_s
         self.message_s = message_s
         self.round_trip_s = round_trip_s
         self.batch_s = batch_s
+        self.item_s = item_s
 
 
 class Estimate:

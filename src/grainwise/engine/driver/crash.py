@@ -11,6 +11,7 @@ no item is ever finished and unreported.
 from __future__ import annotations
 
 import os
+from time import monotonic
 
 from ...errors import GrainwiseError, InternalError, TaskCancelledError, WorkerCrashedError, WorkerStartError
 from ..processes import template
@@ -35,6 +36,7 @@ if not TYPE_CHECKING:
 _SIGINT = int(_signal.SIGINT)
 _SIGURG = int(_signal.SIGURG)
 _KILLED = 9
+UNCLAIM_S = 0.02
 
 
 # -- processes -----------------------------------------------------------------------------------------
@@ -278,3 +280,14 @@ def _cancel_sent(
         words[at] = min(words[at], index)  # what lies behind comes back with the batch's end
         engine.results.fail(item, error)
         engine.pool.kill(handle, _SIGURG)
+        _await_unclaim(words, batch.seq, index)
+
+
+def _await_unclaim(words: memoryview, seq: int, index: int) -> None:
+    """Give a worker a moment to let go of an item: it should not begin after `cancel` has returned."""
+    at = control.claim_word(seq)
+    end = monotonic() + UNCLAIM_S
+    while words[at] > index and words[control.SEQ] == seq and words[control.STARTED] < index:
+        if monotonic() > end:
+            return  # it is deep in C code, where no handler runs
+        os.sched_yield()
