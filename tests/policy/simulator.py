@@ -247,7 +247,7 @@ class Simulation:
         return self.cpus.get(key, 1.0)
 
     def _send_batch(self, worker: Worker, items: list[Task], cpus: float, in_place: bool = False) -> None:
-        policy, key = self.policy, items[0].key
+        key = items[0].key
         hints = {key: self._hint(key) for key in {task.key for task in items}}
         self._next_seq += 1
         batch = Batch(self._next_seq, items, hints, in_place, cpus)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 N_TREES = 24
 N_TREES_QUICK = 6
-N_FITTED = 50_000
+N_FITTED = 36_000
 N_BATCHES = 32
 REACH = 2  # a window is 5 × 5
 NOISE = 20.0  # standard deviation, of 255
