@@ -25,6 +25,11 @@ def burn_all(counts: list[int]) -> list[int]:
     return [burn(count) for count in counts]
 
 
+def sleep(duration_s: float) -> None:
+    """Keep a worker, not a CPU, for a while."""
+    time.sleep(duration_s)
+
+
 def calibrate(folder: Path) -> None:
     """Write what a call and a loop cost at best to `folder`: what disturbs a sample only makes it longer."""
     call_s = min(_sample(0, int(SAMPLE_S / 50e-9)) for _ in range(N_SAMPLES))

@@ -22,7 +22,7 @@ def n_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def describe() -> dict[str, Any]:
+def describe(program: str = "benchmarks") -> dict[str, Any]:
     """Machine, interpreter and library versions, in the order in which they are shown."""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": ", ".join(f"{name} {_version(name)}" for name in LIBRARIES),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join(["python -m", program, *sys.argv[1:]]),
         "load average before": load_average(),
     }
 

@@ -119,18 +119,14 @@ def _(bench: Bench) -> Run:
 def _(bench: Bench) -> Run:
     grainwise = bench.system
     tasks = {function: grainwise.remote(function) for function in (increment, leaf, add)}
-    return programs(
-        lambda function, *arguments: tasks[function].remote(*arguments), grainwise.get
-    )
+    return programs(lambda function, *arguments: tasks[function].remote(*arguments), grainwise.get)
 
 
 @ROW.form("ray", "naive loop, a tenth of it", kind="naive", rounds=2, quick_rounds=1)
 def _(bench: Bench) -> Run:
     ray = bench.system
     tasks = {function: ray.remote(function) for function in (increment, leaf, add)}
-    return programs(
-        lambda function, *arguments: tasks[function].remote(*arguments), ray.get, shrink=10
-    )
+    return programs(lambda function, *arguments: tasks[function].remote(*arguments), ray.get, shrink=10)
 
 
 @ROW.form("dask", "delayed, a tenth of it", kind="naive", rounds=2, quick_rounds=1)

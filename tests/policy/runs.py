@@ -24,6 +24,9 @@ TICK_S = 5e-3
 RECORD_S = 5e-6
 """The driver's time to submit a run, or to take the results of a batch."""
 
+LONGEST = {"equal": 1, "exponential": 20, "mixed": 100}
+"""The longest task of each kind, in means; of exponential ones, of 10^8."""
+
 
 class Run(NamedTuple):
     """So many tasks of one key, all ready; `kind` is "equal", "exponential" or "mixed" (1 % take 100 x)."""

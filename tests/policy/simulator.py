@@ -32,6 +32,7 @@ class Simulation:
 
     Attributes:
         costs: what messages cost in this world; by default what the policy assumes.
+        has_driver_cpu: the driver has a CPU of its own; else what it does for a batch takes a worker's time.
         trace: what the driver sent and took back: (time, what, worker, key, count).
         crumbs: batches sent while it submitted that were not worth a message.
         coexisted_s: how long, at most, a waiting driver had a free CPU beside one task not begun.
@@ -41,10 +42,11 @@ class Simulation:
     def __init__(
         self, bursts: Sequence[Burst], num_cpus: float, cpus: Mapping[Hashable, float] | None = None,
         deaths: Sequence[float] = (), seed: int = 0, policy: Policy | None = None,
-        costs: Costs | None = None,
+        costs: Costs | None = None, has_driver_cpu: bool = True,
     ) -> None:  # fmt: skip
         self.policy = policy or Policy(num_cpus)
         self.costs = costs or self.policy.costs
+        self.has_driver_cpu = has_driver_cpu
         self.cpus = cpus or {}
         # What workers are told not to undercut: the reports of all must not keep the driver busy.
         self.report_s = max(REPORT_S, self.policy.quantum_s)
@@ -91,6 +93,10 @@ class Simulation:
 
     def _spend(self, time_s: float) -> None:
         self.busy_until = max(self.busy_until, self.now) + time_s
+
+    def stolen_s(self, count: int) -> float:
+        """Return what the driver takes of a worker's time for a batch of so many tasks."""
+        return 0.0 if self.has_driver_cpu else 2 * self.costs.message_s + count * self.costs.finish_s
 
     def register(self, task: Task) -> Task:
         self.tasks.append(task)

@@ -25,6 +25,7 @@ class Engine(Protocol):
     def at(self, time_s: float, action: Callable[..., None], *args: Any) -> None: ...
     def post(self, worker: Worker, message: tuple[Any, ...]) -> None: ...
     def register(self, task: Task) -> Task: ...
+    def stolen_s(self, count: int) -> float: ...
     def die(self, worker: Worker | None) -> None: ...
 
 
@@ -153,7 +154,8 @@ class Worker:
             self.has_reporter = True
             self.engine.at(self.engine.now + self.engine.report_s, self._report_late)
         costs = self.engine.costs
-        yield costs.batch_s + len(batch.items) * costs.item_s
+        count = len(batch.items)
+        yield costs.batch_s + count * costs.item_s + self.engine.stolen_s(count)
         size, last_report_s = 0, self.engine.now
         report_s = self.engine.eager_s if batch.is_eager else self.engine.report_s
         while True:

@@ -109,7 +109,12 @@ def _start(settings: Any) -> EngineLike:
         pool = open_pool(settings)
         from ..engine.driver.engine import Engine  # while the template boots
 
-        started = Engine(settings, pool)
+        try:
+            started = Engine(settings, pool)
+        except BaseException:  # such as: no descriptors left
+            pool.end_processes()
+            pool.close()
+            raise
         current.install(started)
         _add_exit_hooks()
     return started

@@ -8,13 +8,14 @@ driver's poll tells its waiting from its work.
 | `submit_s` | a loop over `.remote(i)` that sends nothing, divided by its length |
 | `finish_s` | `get` of one batch of `MANY` less `get` of a lone task, waiting aside, per task: its share of sending, receiving and looking for it included |
 | `message_s` | half of what `get` of a lone task takes, waiting aside: one message there, one back |
-| `batch_s` | from the last task of a batch to the first of the next, which waits at the worker already, less the same within a batch: for batches of `FEW` |
+| `batch_s` | from the last task of a batch to the first of the next, which waits at the worker already, less the same within a batch: for batches of `FEW`, while the driver sleeps |
 | `item_s` | how much longer that is for batches of `MORE`, per task |
 | `round_trip_s` | how long `get` of a lone task waits after a pause, when the worker must be woken, less `batch_s` |
+| `cold_s` | `message_s` after a pause: caches are cold then, as between batches of 5 ms |
 | `awake_s` | the same back to back, when both look again and again before they sleep |
 
-Every figure is taken `rounds` times, each the lower quartile of many, because other programs can only lengthen
-it; the median of the rounds is quoted, and the least.
+Every time is taken `rounds` times, each the lower quartile of many, because other programs can only lengthen
+it. The figures follow from the medians of the rounds; and, where a machine is never quiet, from the least.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import statistics
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..api.session import engine, init, shutdown
 from ..api.tasks import remote
@@ -37,29 +38,32 @@ if TYPE_CHECKING:
 
 COSTS = ("submit_s", "finish_s", "message_s", "round_trip_s", "batch_s", "item_s")
 """The figures that the policy assumes."""
-OTHERS = ("awake_s",)
+OTHERS = ("cold_s", "awake_s")
 """What it does not need, and what helps to understand it."""
 MANY = 4000
 N_LONE = 200
 N_PAUSED = 40
 PAUSE_S = 2e-3
 FEW, MORE = 20, 200
-N_BATCHES = 24
+N_PAIRS = 12
 TICK_S = 20e-6
-"""Length of the tasks that tell when they ran: a batch of them gives the driver time to send the next."""
+"""Length of the tasks that tell when they ran."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, in seconds: the median over the rounds, and the least, by figure."""
+    """What was measured, in seconds by figure: from the median times of the rounds, and from the least."""
 
     median: dict[str, float]
     least: dict[str, float]
 
-    def costs(self, of: str = "median") -> Costs:
-        """Return the figures for the policy or a simulator: "median" or "least"."""
-        figures = self.least if of == "least" else self.median
-        return Costs(**{name: figures[name] for name in COSTS})
+    def costs(self) -> Costs:
+        """Return what the policy wants to know."""
+        return Costs(**{name: self.median[name] for name in COSTS})
+
+    def world(self) -> Costs:
+        """Return the costs for a simulator: batches are milliseconds apart, so messages find caches cold."""
+        return Costs(**{**{name: self.least[name] for name in COSTS}, "message_s": self.least["cold_s"]})
 
 
 def measure(rounds: int = 5, on_round: Callable[[int], None] = lambda number: None) -> Measured:
@@ -72,36 +76,64 @@ def measure(rounds: int = 5, on_round: Callable[[int], None] = lambda number: No
     Raises:
         RuntimeError: the engine is running already.
     """
-    found: dict[str, list[float]] = {name: [] for name in COSTS + OTHERS}
+    times: list[Times] = []
     init(num_cpus=1, batching="auto")
     try:
-        _measure_round()  # starts the worker, which learns the functions
+        _take_times()  # starts the worker, which learns the functions
         for number in range(rounds):
             on_round(number)
-            for name, seconds in _measure_round().items():
-                found[name].append(seconds)
+            times.append(_take_times())
     finally:
         shutdown()
     return Measured(
-        {name: statistics.median(values) for name, values in found.items()},
-        {name: min(values) for name, values in found.items()},
+        derive(Times(*map(statistics.median, zip(*times)))), derive(Times(*map(min, zip(*times))))
     )
+
+
+class Times(NamedTuple):
+    """What is timed in one round: the figures are differences of these."""
+
+    few_s: float
+    more_s: float
+    lone_s: float
+    cold_s: float
+    awake_s: float
+    asleep_s: float
+    submit_s: float
+    many_s: float
+
+
+def derive(times: Times) -> dict[str, float]:
+    """Return the figures that follow from what was timed."""
+    item_s = max(0.0, (times.more_s - times.few_s) / (MORE - FEW))
+    batch_s = max(0.0, times.few_s - FEW * item_s)
+    finish_s = max(0.0, (times.many_s - times.lone_s) / (MANY - 1))
+    return {
+        "submit_s": times.submit_s,
+        "finish_s": finish_s,
+        "message_s": max(0.0, (times.lone_s - finish_s) / 2),
+        "round_trip_s": max(0.0, times.asleep_s - batch_s),
+        "batch_s": batch_s,
+        "item_s": item_s,
+        "cold_s": max(0.0, (times.cold_s - finish_s) / 2),
+        "awake_s": max(0.0, times.awake_s - batch_s),
+    }
 
 
 class _PollMeter:
     """Stands before the engine's poll and sums up how long it waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Any) -> None:
         self.waited_s = 0.0
-        self._engine: Any = engine()
-        self._poll = self._engine._poll
+        self._engine = engine
+        self._poll = engine._poll
 
     def __enter__(self) -> _PollMeter:
-        self._engine._poll = self._wait
+        vars(self._engine)["_poll"] = self._wait
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._engine._poll  # the method is there again
+        del vars(self._engine)["_poll"]  # the method is there again
 
     def _wait(self, timeout_s: float) -> Any:
         begin = perf_counter()
@@ -110,23 +142,12 @@ class _PollMeter:
         return events
 
 
-def _measure_round() -> dict[str, float]:
-    few_s, more_s = _between_batches(FEW), _between_batches(MORE)
-    item_s = max(0.0, (more_s - few_s) / (MORE - FEW))
-    batch_s = max(0.0, few_s - FEW * item_s)
+def _take_times() -> Times:
     lone_s, awake_s = _lone(N_LONE, 0.0)
-    _, asleep_s = _lone(N_PAUSED, PAUSE_S)
+    cold_s, asleep_s = _lone(N_PAUSED, PAUSE_S)
     submit_s, many_s = _many()
-    finish_s = max(0.0, (many_s - lone_s) / (MANY - 1))
-    return {
-        "submit_s": submit_s,
-        "finish_s": finish_s,
-        "message_s": max(0.0, (lone_s - finish_s) / 2),
-        "round_trip_s": max(0.0, asleep_s - batch_s),
-        "batch_s": batch_s,
-        "item_s": item_s,
-        "awake_s": max(0.0, awake_s - batch_s),
-    }
+    few_s, more_s = _between_batches(FEW), _between_batches(MORE)
+    return Times(few_s, more_s, lone_s, cold_s, awake_s, asleep_s, submit_s, many_s)
 
 
 def _quartile(values: list[float]) -> float:
@@ -150,7 +171,7 @@ def _lone(count: int, pause_s: float) -> tuple[float, float]:
     task = remote(_same)
     works: list[float] = []
     waits: list[float] = []
-    with _PollMeter() as meter:
+    with _PollMeter(engine()) as meter:
         for i in range(count):
             if pause_s:
                 sleep(pause_s)
@@ -166,7 +187,7 @@ def _lone(count: int, pause_s: float) -> tuple[float, float]:
 def _many() -> tuple[float, float]:
     """Return what submitting one of many takes, and how long `get` works for all of them as one batch."""
     task = remote(batching=MANY + 1)(_same)  # so that nothing goes out before `get`
-    with _PollMeter() as meter:
+    with _PollMeter(engine()) as meter:
         begin = perf_counter()
         refs = [task.remote(i) for i in range(MANY)]
         submitted = perf_counter()
@@ -176,10 +197,19 @@ def _many() -> tuple[float, float]:
 
 
 def _between_batches(size: int) -> float:
-    """Return how much longer it takes from one task to the next when a batch ends between them."""
+    """Return how much longer it takes from one task to the next when a batch ends between them.
+
+    Two batches are sent, and the driver sleeps until they are done: awake, it might take the worker's CPU.
+    (Of a third, because the driver does not look for a full batch after each task.)
+    """
     task = remote(batching=size)(_tick)
-    refs: list[ObjectRef[float]] = [task.remote(i) for i in range(N_BATCHES * size)]
-    gaps = [later - earlier for earlier, later in pairwise(get(refs))]  # one worker runs them in order
-    between = [gap for i, gap in enumerate(gaps, 1) if i % size == 0]
-    within = [gap for i, gap in enumerate(gaps, 1) if i % size]
+    between: list[float] = []
+    within: list[float] = []
+    for _ in range(N_PAIRS):
+        refs: list[ObjectRef[float]] = [task.remote(i) for i in range(3 * size)]
+        sleep(2 * size * TICK_S + PAUSE_S)
+        stamps = get(refs)
+        gaps = [later - earlier for earlier, later in pairwise(stamps)]  # one worker runs them in order
+        between.append(gaps.pop(size - 1))
+        within.append(statistics.median(gaps))
     return max(0.0, _quartile(between) - _quartile(within))

@@ -20,6 +20,7 @@ MEANINGS = {
     "round_trip_s": "from a result to the worker's next batch, all asleep",
     "batch_s": "the worker begins and ends a batch",
     "item_s": "the worker reads one task and writes its result",
+    "cold_s": "as message_s, some milliseconds after the last one",
     "awake_s": "as round_trip_s, nobody asleep",
 }
 FAR = 3.0

@@ -87,7 +87,7 @@ class Exportable:
         is_exported: a driver knows, or is just learning, the function under its uid.
     """
 
-    __slots__ = ("function", "is_exported", "name", "uid")
+    __slots__ = ("__weakref__", "function", "is_exported", "name", "uid")
 
     def __init__(
         self, function: Callable[..., Any], name: str, uid: bytes = b"", is_exported: bool = False

@@ -303,14 +303,7 @@ class Policy:
             if send is None:
                 break
             sends.append(send)
-        for worker in list(self._half) if turn else ():
-            known = self._workers[worker]
-            if self._held_s(known) > 1.5 * self.quantum_s:
-                del self._half[worker]  # until it reports
-            elif turn:
-                send = self._pack(worker, known, waiting, turn)
-                if send is not None:
-                    sends.append(send)
+        self._send_ahead(sends, waiting)
         return sends
 
     def lone(self, key: Hashable, cpus: float) -> int | None:
@@ -397,8 +390,12 @@ class Policy:
         slots = len(self._idle) + self._num_unborn()
         slots_without_cpu = MAX_EXTRA_WORKERS - self._num_without_cpu()
         takes: list[TakeBack] = []
-        victims = sorted(progress.items(), key=lambda item: -self._rest_s(item[0], item[1].unstarted))
-        for worker, seen in victims:
+        rests_s = {worker: self._rest_s(worker, seen.unstarted) for worker, seen in progress.items()}
+        # As for batches: of much work on many workers, small takes would keep the driver busy for longer.
+        rest_s = min(self.floor_s, (self._pair_s * sum(rests_s.values())) ** 0.5)
+        least_s = max(2 * (2 * self.costs.round_trip_s + self._pair_s), rest_s)
+        for worker in sorted(progress, key=rests_s.__getitem__, reverse=True):
+            seen = progress[worker]
             known = self._workers.get(worker)
             if slots <= 0:
                 break
@@ -418,7 +415,7 @@ class Policy:
                     (name,) = known.held
                     self._keys[name].estimate.jump(seen.running_s)
                 takes.append(TakeBack(worker, seen.unstarted))
-            elif worth_s >= 2 * (2 * self.costs.round_trip_s + 2 * self.costs.message_s):
+            elif worth_s >= least_s:
                 takes.append(TakeBack(worker, seen.tied + (spare + 1) // 2))
             else:
                 continue
@@ -437,6 +434,24 @@ class Policy:
                 send = self._pack(home, self._workers[home], waiting, (name,))
                 if send is not None:
                     sends.append(send)
+
+    def _send_ahead(self, sends: list[Send], waiting: bool) -> None:
+        """Put a second batch behind those that will soon be done."""
+        turn, half = self._turn, self._half
+        refused: list[int] = []
+        while turn and half and len(refused) < MAX_MISFITS:
+            worker = next(iter(half))
+            known = self._workers[worker]
+            if self._held_s(known) > 1.5 * self.quantum_s:
+                del half[worker]  # until it reports
+                continue
+            send = self._pack(worker, known, waiting, turn)
+            if send is None:
+                del half[worker]
+                refused.append(worker)
+            else:
+                sends.append(send)
+        half.update(dict.fromkeys(refused))  # last in line, so that others have their turn
 
     def _pack(self, worker: int, known: _Worker, waiting: bool, names: Iterable[Hashable]) -> Send | None:
         """Fill a batch for a worker with what is ready, keys in turn; None if it is not worth a message."""
@@ -487,7 +502,7 @@ class Policy:
 
     def _is_worth_it(self, total: int, worth_s: float, is_idle: bool, waiting: bool) -> bool:
         """Say whether a batch is worth its message now; the right to talk early is spent."""
-        if not is_idle and worth_s < self._batch_floor_s:
+        if not is_idle and worth_s < 0.9 * self._batch_floor_s:  # a whole number of tasks is a little less
             return False
         if waiting or worth_s >= 0.9 * self.quantum_s or total >= self.full_batch:
             return True

@@ -59,6 +59,7 @@ class Backstop:
             self._ring()
 
     def _ring(self) -> None:
+        self._engine.ring()
         try:
             self._bell.release()
         except RuntimeError:
@@ -140,5 +141,6 @@ class Backstop:
         if not self._engine.is_idle() or self._engine.num_callbacks:
             self._is_parked = False
             return False
-        self._bell.acquire()
+        self._engine.listen()  # a thread that a task has left behind may speak up at any time
+        self._is_parked = False
         return True

@@ -21,14 +21,14 @@ class SentBatch:
         base: results that have come back; they come in order.
         stop: items from here on are not the worker's any more.
         calls: the arguments as they were sent, where something may have been lent with them.
-        children: refs of tasks that an item submitted, by the item's index.
+        children: unresolved tasks that an item submitted, by the item's index.
         cancelled: items that were cancelled with all that they submit.
         is_blocked: the running item waits for others; it is the last one of the batch.
     """
 
     __slots__ = (
-        "base", "calls", "cancelled", "children", "flags", "is_blocked", "num_free", "parts", "refs", "seq", "spec",
-        "stop",
+        "base", "calls", "cancelled", "children", "flags", "is_blocked", "num_free", "parts", "refs",
+        "seq", "spec", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +49,7 @@ class SentBatch:
         self.base = 0
         self.stop = len(refs)
         self.is_blocked = False
-        self.children: dict[int, list[ObjectRef[Any]]] | None = None
+        self.children: dict[int, dict[ObjectRef[Any], None]] | None = None
         self.cancelled: set[int] = set()
 
     def spec_at(self, index: int) -> TaskSpec:

@@ -15,7 +15,7 @@ from time import monotonic
 
 from ...errors import GrainwiseError, InternalError, TaskCancelledError, WorkerCrashedError, WorkerStartError
 from ..processes import template
-from ..processes.process import read_tail
+from ..processes.process import read_crash
 from ..wire import control
 from ..wire.tasks import EXIT, Call, TaskSpec
 from . import nested
@@ -77,6 +77,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
         engine.dispatcher.num_sent -= len(handle.batches)
     for wait in list(handle.waits.values()):
         wait.is_over = True
+        nested.unwatch(engine, wait)
     running = handle.words[control.SEQ] if handle.is_up else 0
     started = handle.words[control.STARTED]
     blames_task = not handle.batches or os.WIFSIGNALED(handle.status)  # nobody's code ended it then
@@ -104,6 +105,9 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
     if not rest:
         return False
     found = batch.is_blocked  # a child on top of it died, or somebody killed the worker
+    if found and started is None:
+        # Next time nothing runs on top of it: children that differ each time would kill it for ever.
+        batch.spec_at(batch.stop - 1).sends_children = True
     if started is not None and batch.base <= started < batch.stop:
         suspect = batch.refs[started]
         spec = batch.spec_at(started)
@@ -132,7 +136,7 @@ def _crashed(handle: WorkerHandle, batch: SentBatch, index: int) -> WorkerCrashe
     lines = [f"it was running item {index + 1} of {len(batch.refs)} of a batch"]
     if batch.is_blocked:
         lines = ["it was waiting for other tasks"]
-    tail = read_tail(handle.crash_fd)
+    tail = read_crash(handle.crash_fd)
     if tail:
         lines.append(tail)
     if handle.last_words:
@@ -198,7 +202,7 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
             for ref in batch.refs[batch.base :]:
                 if ref._state.__class__ is TaskSpec:
                     engine.results.fail(ref, error)
-    for spec in engine.submissions.specs():
+    for spec in {*engine.submissions.specs(), *engine.dispatcher.active}:
         fail_queue(engine, spec, error)
     engine.leadership.wake()
 
@@ -251,7 +255,7 @@ def _cancel_sent(
     words = handle.words
     if recursive:
         batch.cancelled.add(index)  # there may be more on their way
-        for child in (batch.children or {}).get(index, []):
+        for child in list((batch.children or {}).get(index, ())):
             cancel(engine, child, force=force, recursive=True)
     if batch.is_blocked and not force:
         nested.cancel_wait(engine, handle, batch.seq)  # its `get` raises

@@ -54,6 +54,7 @@ class Dispatcher:
         suspects: specs whose task killed a worker: their tasks run one at a time until one succeeds.
         by_number: workers by the number that the policy gave them.
         num_sent: batches sent and not ended.
+        has_unstarted: at the last look a worker was free and others had tasks that they had not begun.
     """
 
     def __init__(self, engine: Engine, num_cpus: float) -> None:
@@ -63,6 +64,7 @@ class Dispatcher:
         self.active: dict[TaskSpec, None] = {}
         self.missed: deque[TaskSpec] = deque()
         self.num_sent = 0
+        self.has_unstarted = False
         self.suspects: set[TaskSpec] = set()
         self.by_number: dict[int, WorkerHandle] = {}
 
@@ -213,6 +215,7 @@ class Dispatcher:
                 and follower not in suspects
                 and not follower.has_killed
                 and (not follower.max_retries) == each
+                and not any(arg._state == FAILED for arg in other._value.dependencies())
             ]
 
         followers = self.policy.follow(
@@ -327,7 +330,7 @@ class Dispatcher:
             dependents = self.engine.results.dependents
             if dependents and any(
                 other._value.__class__ is Call and not other._value.is_sent
-                for ref in refs
+                for ref in refs[:-1]  # the last one is reported with the end of the batch
                 for other in dependents.get(ref, ())
             ):
                 flags |= EAGER
@@ -391,6 +394,7 @@ class Dispatcher:
 
     def rebalance(self) -> None:
         """Take un-started tasks back for workers that have nothing to do."""
+        self.has_unstarted = False
         if not self.policy.may_take_back():
             return
         progress: dict[int, Progress] = {}
@@ -402,6 +406,7 @@ class Dispatcher:
                 if mark != handle.last_progress[:2]:
                     handle.last_progress = (*mark, now)
                 progress[handle.number] = Progress(unstarted, now - handle.last_progress[2], tied)
+        self.has_unstarted = bool(progress)
         if not progress:
             return
         taken = False

@@ -49,10 +49,14 @@ if TYPE_CHECKING:
 
 LATE_CHECK_S = 5e-3
 """A leader looks for stragglers so often."""
+SOON_S = 1e-3
+"""The same, while a worker is free and others hold what they have not begun."""
 SPIN_MISSES = 3
 """So many spins in vain, and the next waits block at once until traffic shows that spinning pays."""
 SURPLUS_S = 1.0
 """Workers beyond the CPUs end after so long without work."""
+QUIET_TICK_S = 0.25
+"""Where one can't wait for sockets and for a ring at once, a parked backstop looks so often."""
 KEEP_BYTES = 32 << 20
 CLOSED = "the engine was shut down before this task had finished"
 _new_ref = ObjectRef.__new__
@@ -179,7 +183,8 @@ class Engine:
                         return events
                 self._spin_misses += 1
             begin = perf_counter()
-            events = poll(min(timeout_s, LATE_CHECK_S) * scale)
+            look_s = SOON_S if self.dispatcher.has_unstarted else LATE_CHECK_S
+            events = poll(min(timeout_s, look_s) * scale)
             if events and perf_counter() - begin < SPIN_S:
                 self._spin_misses = 0
             return events
@@ -297,12 +302,12 @@ class Engine:
         self.check_open()
         self.turn.shield()  # the program may have set handlers since
         deadline = None if timeout_s is None else monotonic() + timeout_s
-        with self.turn:
-            self.num_waiting += 1
-            self.dispatcher.dispatch(waiting=True)
-            if wanted is not None:
-                self.dispatcher.want(None if wanted is _ANY else wanted)
+        self.num_waiting += 1  # no call up to the try: nothing can raise in between
         try:
+            with self.turn:
+                self.dispatcher.dispatch(waiting=True)
+                if wanted is not None:
+                    self.dispatcher.want(None if wanted is _ANY else wanted)
             return self.leadership.until(lambda: self.is_closed or is_done(), deadline) and self._still_open(
                 is_done
             )
@@ -367,11 +372,24 @@ class Engine:
 
     def kick(self) -> None:
         """Have the leader look again."""
+        self.ring()
+        self.leadership.wake()
+
+    def listen(self) -> None:
+        """Block until a worker or the template has something to say, or somebody rings."""
+        if hasattr(select, "epoll"):
+            watched = select.poll()
+            watched.register(self.pool.poller.fileno(), select.POLLIN)
+            watched.poll()
+        else:
+            self.pool.poller.poll(QUIET_TICK_S * 1000.0)
+
+    def ring(self) -> None:
+        """End a `listen`; safe in finalizers."""
         try:
             os.write(self._wake_fds[1], b"!")
         except OSError:
             pass
-        self.leadership.wake()
 
     # -- upkeep ----------------------------------------------------------------------------------------
 
@@ -396,7 +414,7 @@ class Engine:
         return (
             not self.dispatcher.active
             and not self.store.dropped
-            and not any(handle.batches for handle in self.pool.workers.values())
+            and not any(handle.batches or handle.waits for handle in self.pool.workers.values())
         )
 
     def tidy(self, *, is_idle: bool) -> None:
@@ -431,8 +449,7 @@ class Engine:
             if self.is_closed:
                 return
             self.is_closed = True
-            for spec in self.submissions.specs():
-                spec.send_at = 0
+            self.submissions.end()
         for function in list(self._bound):
             function.unbind()
         self._bound.clear()
@@ -467,8 +484,8 @@ class Engine:
             function.unbind()
         self.turn.abandon()
         self.pool.abandon()
+        self.submissions.end()
         for spec in self.submissions.specs():
-            spec.send_at = 0
             spec.open.clear()
         for fd in self._wake_fds:
             os.close(fd)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from ...errors import GrainwiseError
 from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..current import Options
@@ -38,12 +39,12 @@ class Wait:
 
     Attributes:
         seq: the batch of the blocked task, 0 when it is a thread of its own that waits.
-        left: how many more of the refs must be resolved.
+        left: how many more of the refs must be resolved; resolved: what counts them down.
         needs_all: it can't go on without every one of them, so running one in place costs it nothing.
         is_foreign: it is a thread that belongs to a task, but not the one that runs it.
     """
 
-    __slots__ = ("handle", "is_foreign", "is_over", "left", "needs_all", "refs", "seq", "token")
+    __slots__ = ("handle", "is_foreign", "is_over", "left", "needs_all", "refs", "resolved", "seq", "token")
 
     def __init__(
         self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int
@@ -52,6 +53,7 @@ class Wait:
         self.token = token
         self.refs = refs
         self.left = count - sum(1 for ref in refs if ref._state.__class__ is int)
+        self.resolved: Any = None
         self.seq = seq
         self.is_foreign = False
         self.needs_all = False
@@ -64,7 +66,10 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
     if kind == SUBMIT:
         ready: list[tuple[TaskSpec, ObjectRef[Any]]] = []
         for child in message[1]:
-            _submit(engine, handle, ready, *child)
+            try:
+                _submit(engine, handle, ready, *child)
+            except Exception as error:  # such as exception classes that can't be loaded here
+                _refuse(engine, handle, child[0], error)
         for spec, ref in reversed(ready):
             spec.open.appendleft(ref)
             engine.dispatcher.active[spec] = None
@@ -130,7 +135,7 @@ def _submit(
         if batch is not None:
             if batch.children is None:
                 batch.children = {}
-            batch.children.setdefault(parent[1], []).extend(refs)
+            batch.children.setdefault(parent[1], {}).update(dict.fromkeys(refs))
     queued = submissions.submit_child(spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
         from . import crash
@@ -138,6 +143,20 @@ def _submit(
         crash.cancel(engine, refs[0], force=False, recursive=True)
     elif queued is not None:
         ready.append((queued._state, queued))
+
+
+def _refuse(engine: Engine, handle: WorkerHandle, identities: list[int], error: Exception) -> None:
+    """A child can't be taken: that is its result, and nobody else's."""
+    from . import crash
+
+    for identity in identities:
+        ref = engine.borders.refs.get(identity)
+        if ref is None:
+            ref = ObjectRef.__new__(ObjectRef)
+            ref._id, ref._state, ref._value = identity, FAILED, crash.internal(error)
+            engine.borders.lend_ref(ref, handle)
+        else:
+            engine.results.fail(ref, crash.internal(error))
 
 
 def _put(engine: Engine, handle: WorkerHandle, identity: int, wire: Any) -> None:
@@ -176,6 +195,7 @@ def _want(
             _end_wait(engine, wait)
             _answer(engine, wait)
 
+    wait.resolved = resolved
     for ref in refs:
         if ref._state.__class__ is not int:
             engine.results.watch(ref, resolved)
@@ -221,12 +241,22 @@ def _end_wait(engine: Engine, wait: Wait) -> None:
     handle = wait.handle
     wait.is_over = True
     handle.waits.pop(wait.token, None)
+    unwatch(engine, wait)
     if wait.seq in handle.stack:
         handle.stack.remove(wait.seq)
         batch = handle.batches.get(wait.seq)
         if batch is not None:
             batch.is_blocked = False
     _count_blocked(engine, handle)
+
+
+def unwatch(engine: Engine, wait: Wait) -> None:
+    """Have a wait that has ended early hear of its refs no more."""
+    if wait.left > 0:
+        for ref in wait.refs:
+            if ref._state.__class__ is not int:
+                engine.results.unwatch(ref, wait.resolved)
+    wait.resolved = None  # a cycle: the refs would live until the collector comes
 
 
 def _answer(engine: Engine, wait: Wait) -> None:
@@ -239,7 +269,10 @@ def _answer(engine: Engine, wait: Wait) -> None:
         if state == READY:
             values.append((ref._id, ref._value))
         elif state == PACKED:
-            values.append((ref._id, lend(ref._value)))
+            try:
+                values.append((ref._id, lend(ref._value)))
+            except GrainwiseError as error:  # of a session that has ended
+                values.append((ref._id, known_error_wire(error)))
         elif state == FAILED:
             values.append((ref._id, known_error_wire(ref._value)))
     engine.dispatcher.post(handle, (VALUES, wait.token, values))
@@ -266,7 +299,8 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
         return
     if any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values()):
         return
-    if any(handle.batches[seq].flags & EACH for seq in handle.stack if seq in handle.batches):
+    below = [handle.batches[seq] for seq in handle.stack if seq in handle.batches]
+    if any(batch.flags & EACH or batch.spec_at(batch.stop - 1).sends_children for batch in below):
         return
     top = handle.stack[-1]
     wait = next(wait for wait in handle.waits.values() if wait.seq == top)
@@ -330,6 +364,7 @@ def _is_offerable(engine: Engine, ref: ObjectRef[Any]) -> bool:
         spec.__class__ is TaskSpec
         and not call.wants
         and spec.num_returns == 1
+        and bool(spec.max_retries)  # its death would have the task below run again, and submit it again
         and not spec.has_killed
         and call.parent is not None
     )
@@ -340,6 +375,19 @@ def batch_ended(engine: Engine, handle: WorkerHandle, batch: SentBatch) -> None:
     if handle.stack:
         _count_blocked(engine, handle)
         offer(engine, handle)
+
+
+def child_ended(engine: Engine, call: Call, ref: ObjectRef[Any]) -> None:
+    """A child is resolved: its parent's batch need not keep it, and its value with it."""
+    if call.parent is None:
+        return
+    uid, seq, index = call.parent
+    handle = engine.pool.workers.get(uid)
+    batch = handle.batches.get(seq) if handle is not None else None
+    mine = (batch.children or {}).get(index) if batch is not None else None
+    if mine:
+        for each in (ref, *(call.outs or ())):
+            mine.pop(each, None)
 
 
 def discard(engine: Engine, handle: WorkerHandle, wire: tuple[Any, ...]) -> None:

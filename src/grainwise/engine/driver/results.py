@@ -137,21 +137,28 @@ class Results:
             if value.__class__ is tuple and value[0] != ERROR_WIRE:
                 nested.discard(self.engine, handle, value)
             return
-        if value.__class__ is not tuple:
-            ref._value, ref._state = value, READY
-        elif value[0] == ERROR_WIRE:
+        if value.__class__ is tuple and value[0] == ERROR_WIRE:
             self._on_error(spec, ref, value)
             return
+        call = ref._value
+        if value.__class__ is not tuple:
+            ref._value, ref._state = value, READY
         elif value[0] == MULTI_WIRE:
-            outs = ref._value.outs
+            outs = call.outs
             for out, part in zip(outs, value[1]):
                 self._resolve(handle, out, part)
             ref._value, ref._state = None, READY
         else:
             ref._value, ref._state = self.engine.borders.adopt(value, handle), PACKED
+        if call.__class__ is Call:
+            nested.child_ended(self.engine, call, ref)
         self.resolved(ref)
 
     def _on_error(self, spec: TaskSpec, ref: ObjectRef[Any], wire: tuple[Any, ...]) -> None:
+        for origin in ref._value.tied if ref._value.__class__ is Call else ():
+            if origin._state == FAILED:  # no exception of its own: it has not run
+                self.fail(ref, origin._value)
+                return
         if wire[3] == "cancelled":
             self.fail(ref, TaskCancelledError(task_name=spec.name))
             return
@@ -180,6 +187,8 @@ class Results:
             return
         call = ref._value
         ref._value, ref._state = error, FAILED
+        if call.__class__ is Call:
+            nested.child_ended(self.engine, call, ref)
         self.resolved(ref)
         if call.__class__ is Call and call.outs:
             for out in call.outs:
@@ -213,3 +222,11 @@ class Results:
     def watch(self, ref: ObjectRef[Any], callback: Callable[[ObjectRef[Any]], None]) -> None:
         """Call back, under the turn, when a ref is resolved. The caller has the turn."""
         self.watchers.setdefault(ref, []).append(callback)
+
+    def unwatch(self, ref: ObjectRef[Any], callback: Callable[[ObjectRef[Any]], None]) -> None:
+        """Undo `watch`. The caller has the turn."""
+        callbacks = self.watchers.get(ref)
+        if callbacks is not None and callback in callbacks:
+            callbacks.remove(callback)
+            if not callbacks:
+                del self.watchers[ref]

@@ -7,9 +7,10 @@ of an argument is never seen by the task.
 
 from __future__ import annotations
 
+import _thread
 import weakref
 
-from ...errors import InfeasibleTaskError
+from ...errors import EngineClosedError, InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
 from ...objects.ref import FAILED, PACKED, ObjectRef
 from ..wire.failures import pack_or_name
@@ -37,6 +38,9 @@ class Submissions:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._lock = _thread.RLock()
+        """Two threads that call a function for the first time must not make two specs of it."""
+        self._exported: weakref.WeakSet[Exportable] = weakref.WeakSet()
         self.functions: dict[bytes, Function] = {}
         """Functions by the uid of their `Exportable`; equal ones are one object."""
         self._large: weakref.WeakValueDictionary[bytes, Function] = weakref.WeakValueDictionary()
@@ -104,23 +108,25 @@ class Submissions:
     def known_spec(self, function: Function, options: Options) -> TaskSpec:
         """Return the spec of a function whose pickle is known."""
         key = (function.id, *options.astuple())
-        spec = self._specs.get(key)
-        if spec is not None:
+        with self._lock:
+            spec = self._specs.get(key)
+            if spec is None:
+                spec = self._specs[key] = TaskSpec(
+                    function,
+                    num_cpus=options.num_cpus,
+                    num_returns=options.num_returns,
+                    max_retries=options.max_retries,
+                    retry_exceptions=options.retry_exceptions,
+                    name=options.name,
+                    batching=self.engine.settings.batching if options.batching is None else options.batching,
+                )
             return spec
-        spec = self._specs[key] = TaskSpec(
-            function,
-            num_cpus=options.num_cpus,
-            num_returns=options.num_returns,
-            max_retries=options.max_retries,
-            retry_exceptions=options.retry_exceptions,
-            name=options.name,
-            batching=self.engine.settings.batching if options.batching is None else options.batching,
-        )
-        return spec
 
     def _export(self, function: Exportable) -> Function:
         known = self.find(function.identify())
+        self._exported.add(function)
         if known is not None:
+            function.is_exported = not known.packed.blobs
             return known
         function.is_exported = True  # before pickling: a recursive function meets itself
         try:
@@ -153,6 +159,14 @@ class Submissions:
     def find(self, uid: bytes) -> Function | None:
         """Return a function that is known under this uid."""
         return self.functions.get(uid) or self._large.get(uid)
+
+    def end(self) -> None:
+        """Forget what functions believe of this engine: the next one knows none of them."""
+        for function in list(self._exported):
+            function.is_exported = False
+        self._exported.clear()
+        for spec in self.specs():
+            spec.send_at = 0
 
     def specs(self) -> list[TaskSpec]:
         """Return all specs that are in use."""
@@ -265,8 +279,9 @@ class Submissions:
             if arg.__class__ is Packed:
                 nbytes += arg.nbytes()
             elif isinstance(arg, ObjectRef):
-                if arg._state == FAILED:
-                    self.engine.results.fail(ref, arg._value)
+                error = arg._value if arg._state == FAILED else self._not_ours(arg)
+                if error is not None:
+                    self.engine.results.fail(ref, error)
                     return
                 if arg._state == PACKED:
                     nbytes += arg._value.nbytes()
@@ -283,6 +298,14 @@ class Submissions:
         else:
             spec.open.appendleft(ref)
         self.engine.dispatcher.active[spec] = None
+
+    def _not_ours(self, arg: ObjectRef[Any]) -> EngineClosedError | None:
+        """Return the error of an argument whose bytes belong to a session that has ended."""
+        if arg._state != PACKED or all(blob.store is self.engine.store for blob in arg._value.blobs):
+            return None
+        return EngineClosedError(
+            "an argument belonged to a session that has been shut down - expected a ref of the running one"
+        )
 
     def _variant(self, spec: TaskSpec, nbytes: int, home: int | None = None) -> TaskSpec:
         """Return the spec for calls with so many bytes of arguments, of which a worker has the largest.

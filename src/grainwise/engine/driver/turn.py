@@ -2,11 +2,11 @@
 
 Two things are shared by all threads of the driver.
 
-*The state.* Every change happens under `Turn` (a context manager): short stretches that never block. A Ctrl-C
-that arrives in the middle of one would tear it (a task popped from its queue and not yet sent would be lost),
-so the handler only makes a note, and `KeyboardInterrupt` is raised when the stretch is over. A signal handler
-or finalizer of the user's that calls into the engine from within such a stretch can't wait for it: it is
-told so instead of hanging.
+*The state.* Every change happens under `Turn` (a context manager): short stretches that never block. A signal
+handler that raises in the middle of one (Ctrl-C, or the program's own) would tear it: a task popped from its
+queue and not yet sent would be lost. So handlers of `WATCHED` signals are called when the stretch is over. A
+signal handler or finalizer of the user's that calls into the engine from within such a stretch can't wait for
+it: it is told so instead of hanging.
 
 *The sockets.* Whoever waits pumps: the first thread that waits becomes the leader, reads for everybody, and
 wakes the followers whenever something has changed, one of which takes over when it leaves. No reader thread

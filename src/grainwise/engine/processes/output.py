@@ -83,8 +83,9 @@ class Output:
         self._pool = pool
         self._tails: dict[int, tuple[Tail, Tail]] = {}
         self._lock = threading.Lock()
-        self._queue: deque[tuple[bool, str]] = deque()
-        self._queued_bytes = 0
+        self._queue: deque[tuple[bool, int, str]] = deque()
+        self._put_bytes = 0  # ever; written by who collects
+        self._taken_bytes = 0  # ever; written by who prints
         self._ready = threading.Semaphore(0)
         self._printer: threading.Thread | None = None
         self._is_closed = False
@@ -112,12 +113,12 @@ class Output:
             tails = (Tail(handle.output_fd, is_error=False), Tail(handle.error_fd, is_error=True))
             self._tails[handle.uid] = tails
         for tail in tails:
-            while self._queued_bytes < MAX_BACKLOG_BYTES or is_last:
+            while self._put_bytes - self._taken_bytes < MAX_BACKLOG_BYTES or is_last:
                 data = tail.read(is_last=is_last)
                 if not data:
                     break
-                self._queued_bytes += len(data)
-                self._queue.append((tail.is_error, data.decode("utf-8", "backslashreplace")))
+                self._put_bytes += len(data)
+                self._queue.append((tail.is_error, len(data), data.decode("utf-8", "backslashreplace")))
                 self._wake_printer()
 
     def _wake_printer(self) -> None:
@@ -140,14 +141,14 @@ class Output:
     def _drain(self) -> bool:
         has_printed = False
         while self._queue:
-            is_error, text = self._queue.popleft()
+            is_error, nbytes, text = self._queue.popleft()
             stream = sys.stderr if is_error else sys.stdout
             try:
                 stream.write(text)
                 stream.flush()
             except Exception:
                 pass
-            self._queued_bytes -= len(text)
+            self._taken_bytes += nbytes
             has_printed = True
         return has_printed
 

@@ -75,7 +75,7 @@ class WorkerHandle:
         "used_at", "waits", "words", "write_blocked",
     )  # fmt: skip
 
-    def __init__(self, uid: int, number: int, slot: int, words: memoryview) -> None:
+    def __init__(self, uid: int, number: int, slot: int, words: memoryview, files: list[int]) -> None:
         self.uid = uid
         self.number = number
         self.slot = slot
@@ -99,9 +99,7 @@ class WorkerHandle:
         self.taught: dict[bytes, Any] = {}
         self.write_blocked = False
         self.last_words = ""
-        self.output_fd = anonymous_file("output")
-        self.error_fd = anonymous_file("errors")
-        self.crash_fd = anonymous_file("crash")
+        self.output_fd, self.error_fd, self.crash_fd = files
         self.channel: Channel
         self.fd_socket: socket.socket
 
@@ -113,8 +111,7 @@ class WorkerHandle:
         """Close everything but the output files, which are read to their end first."""
         self.channel.close()
         self.fd_socket.close()
-        for fd in (self.crash_fd,):
-            os.close(fd)
+        os.close(self.crash_fd)
 
 
 class Pool:
@@ -235,15 +232,28 @@ class Pool:
         words = control.slot_words(self.words, slot)
         for index in range(control.SLOT_WORDS):
             words[index] = 0
-        handle = WorkerHandle(uid, number, slot, words)
-        near, far = pair()
-        near_side, far_side = fd_pair()
+        files: list[int] = []
+        sockets: list[socket.socket] = []
+        try:
+            for name in ("output", "errors", "crash"):
+                files.append(anonymous_file(name))
+            sockets += pair()
+            sockets += fd_pair()
+        except BaseException:  # no descriptors left: worse with each try if they were kept
+            self._slots.append(slot)
+            for fd in files:
+                os.close(fd)
+            for each in sockets:
+                each.close()
+            raise
+        near, far, near_side, far_side = sockets
         far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(IDLE_TIMEOUT_S))
         near_side.setblocking(False)
+        handle = WorkerHandle(uid, number, slot, words, files)
         handle.channel = Channel(near, blocking=False)
         handle.fd_socket = near_side
-        fds = [far.fileno(), far_side.fileno(), handle.output_fd, handle.error_fd, handle.crash_fd]
         self._has_forked = True
+        fds = [far.fileno(), far_side.fileno(), *files]
         self._send_to_template(template.MESSAGE.pack(template.FORK, uid, slot, 0), fds)
         far.close()
         far_side.close()

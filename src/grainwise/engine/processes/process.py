@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 CRASH_TAIL_BYTES = 4096
+CRASH_FILE_BYTES = 1 << 17
 
 _crash_file: Any = None  # faulthandler writes to it: it must stay open
 
@@ -63,3 +64,12 @@ def read_tail(fd: int, nbytes: int = CRASH_TAIL_BYTES) -> str:
     """Return the end of a file as text."""
     size = os.fstat(fd).st_size
     return os.pread(fd, nbytes, max(0, size - nbytes)).decode("utf-8", "backslashreplace").strip()
+
+
+def read_crash(fd: int) -> str:
+    """Return what faulthandler wrote at a crash, without its list of loaded modules, which may be longer."""
+    text = read_tail(fd, CRASH_FILE_BYTES)
+    start = text.rfind("Fatal Python error")
+    if start >= 0:
+        text = text[start:].partition("\nExtension modules:")[0].rstrip()
+    return text[:CRASH_TAIL_BYTES]

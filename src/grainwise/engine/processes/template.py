@@ -39,6 +39,9 @@ FORKED = 16  # uid, process id
 EXITED = 17  # uid, process id, status as of os.waitpid
 BOOTED = 18
 
+KEPT_BYTES = 64 << 20
+"""Free memory at the end of a worker's heap that it keeps."""
+
 MAX_FDS = 8
 CONTROL_FD = 3
 
@@ -114,15 +117,23 @@ class Template:
 
         What a worker imported after its fork, each would import again, and from what is on disk by then.
         """
-        import ctypes  # noqa: F401
+        import ctypes
         import faulthandler  # noqa: F401
         import traceback  # noqa: F401
 
         from ...errors import dual, tracebacks  # noqa: F401
+        from ...grain import policy  # noqa: F401
         from ...objects import culprit, outpost  # noqa: F401
         from ..wire import failures  # noqa: F401
         from ..worker import inside, loop  # noqa: F401
         from . import process  # noqa: F401
+
+        if sys.platform.startswith("linux"):
+            # Temporaries of a task are made anew in the next one: pages that stay need no page faults.
+            mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc; musl has none
+            if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+                mallopt(-3, KEPT_BYTES // 2)  # M_MMAP_THRESHOLD
+                mallopt(-1, KEPT_BYTES)  # M_TRIM_THRESHOLD
 
         size = int.from_bytes(read_exactly(self.control, 8), "little")
         import _pickle

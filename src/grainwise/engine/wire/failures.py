@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
-from ...errors import SerializationError, TaskCancelledError, TaskError
+from ...errors import (
+    SerializationError,
+    TaskCancelledError,
+    TaskError,
+    dual,  # noqa: F401 - now: in need there may be no descriptor left to load it with
+)
 from ...objects.codec import ERROR_WIRE, Packed, loads, pack, serialize, unpack
 
 TYPE_CHECKING = False
@@ -130,6 +135,12 @@ def _unpacks(packed: Packed) -> bool:
     except BaseException:  # that is the question
         return False
     return True
+
+
+def unreadable(error: BaseException, what: str, task_name: str) -> SerializationError:
+    """Return the error of an argument that can't be unpickled where its task runs."""
+    reason = f"{type(error).__name__}: {_safely(error.__str__, '')}"
+    return SerializationError(reason, task_name=task_name, what=what, action="unpickled")
 
 
 def load_error(failure: BaseException, task_name: str) -> SerializationError:

@@ -24,7 +24,6 @@ RUN = 0  # seq, flags, values, parts: (end, function id, sub-block hint, num_ret
 FUNCTION = 1  # function id, packed wire, the batch that it is sent for, its first item there
 VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas, and how often each had come
-DROP = 4  # nothing to do: wakes a worker up
 EXIT = 5
 FORGET = 6  # function id
 
@@ -47,7 +46,6 @@ FUSED = 8  # some items take results of others in the same batch
 
 LOCAL_WIRE = 5  # index of the item of the same batch whose result it is
 
-DEFAULT_MAX_RETRIES = 3
 _numbers = itertools.count(1)
 dead_functions: deque[bytes] = deque()
 """Identities of functions that are gone: workers may forget them."""
@@ -90,7 +88,7 @@ class TaskSpec:
         home: number of the worker that has their largest argument.
         batching: tasks per batch as the user wants it, 0 for as many as is good.
         has_calls: some ref of this spec carries a `Call`.
-        sends_children: its tasks leave all children to the driver, since one of them killed its worker.
+        sends_children: its tasks leave all children to other workers, since one of them killed its worker.
         has_killed: a task of it has killed a worker: never again on top of another task.
     """
 

@@ -17,14 +17,14 @@ import weakref
 from collections import deque
 from time import monotonic, perf_counter
 
-from ...errors import GetTimeoutError, SerializationError, TaskCancelledError
+from ...errors import GetTimeoutError, TaskCancelledError
 from ...objects import ref as refs_module
 from ...objects.codec import ERROR_WIRE, PACKED_WIRE, Packed, is_atom, known_ref, serialize, unpack
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ...objects.reuse import Reuse
 from .. import current
 from ..wire import control
-from ..wire.failures import pack_or_name, read_error, read_value
+from ..wire.failures import pack_or_name, read_error, read_value, unreadable
 from ..wire.tasks import (
     CANCEL_REF,
     EXIT,
@@ -201,10 +201,7 @@ class Inside:
                     raise
                 except BaseException as error:
                     what = argument_name(position, len(wires), names, getattr(function, "__code__", None))
-                    reason = f"{type(error).__name__}: {error}"
-                    raise SerializationError(
-                        reason, task_name=self.worker.task_name, what=what, action="unpickled"
-                    ) from error
+                    raise unreadable(error, what, self.worker.task_name) from error
             args.append(arg)
         del packs
         if names:
@@ -380,10 +377,10 @@ class Inside:
         """Say whether children wait to be sent."""
         return bool(self.buffer)
 
-    def ship(self) -> None:
-        """Send the collected children. The caller holds the worker's send lock."""
+    def ship(self, most: int = 1 << 30) -> None:
+        """Send the collected children, the oldest first. The caller holds the worker's send lock."""
         taken: list[Child] = []
-        while self.buffer:
+        while self.buffer and len(taken) < most:
             try:
                 taken.append(self.buffer.popleft())
             except IndexError:
@@ -402,13 +399,13 @@ class Inside:
                 ref.place = SENT
         self.worker.channel.send((SUBMIT, wires))
 
-    def send_open(self) -> None:
-        """Send the collected children now."""
+    def send_open(self, most: int = 1 << 30) -> None:
+        """Send the collected children now, or only the oldest."""
         worker = self.worker
         worker.shield()
         try:
             with worker.send_lock:
-                self.ship()
+                self.ship(most)
         finally:
             worker.unshield()
 
@@ -426,9 +423,20 @@ class Inside:
 
     def send_value(self, ref: BorrowedRef, value: Any) -> None:
         """Tell the driver the value of a ref that it does not know: an atom, packed, or an error's wire."""
-        wire = self._wire(value)
-        self.send_open()  # the value may hold refs of tasks that lie in the buffer
-        self.worker.send((PUT, ref._id, wire))
+        self.worker.shield()  # what is lent, and a ref that counts as sent, must arrive
+        try:
+            wire = self._wire(value)
+            self.send_open()  # the value may hold refs of tasks that lie in the buffer
+            self.worker.send((PUT, ref._id, wire))
+        finally:
+            self.worker.unshield()
+
+    def untell(self) -> None:
+        """Forget the functions of children that have all run here, which the driver has never heard of."""
+        with self.worker.send_lock:
+            if not self.buffer and threading.active_count() <= 2:  # nobody is about to submit one
+                self._told.difference_update(self.untaught)
+                self.untaught.clear()
 
     def pack_value(self, value: object) -> Packed:
         """Pack what a child that ran here has returned.
@@ -510,13 +518,16 @@ class Inside:
         if is_task and batch is not None:
             worker.give_back()
             worker.report(batch, -1)
-            self.is_waiting = True
+        was_waiting = self.is_waiting
         try:
+            self.is_waiting = is_task or was_waiting
             self.send_open()
             must_wait = timeout_s is None and count == len(missing)
             worker.send((WANT, token, list(missing), count, item, is_main, must_wait))
             deadline = None if timeout_s is None else monotonic() + timeout_s
             while not answer.is_there:
+                if is_task and worker.inbox and self._run_in_place():
+                    continue
                 left = SLICE_S if deadline is None else min(SLICE_S, deadline - monotonic())
                 if left <= 0 and not self._read(answer, is_task, 0.0):
                     break
@@ -526,7 +537,7 @@ class Inside:
             if not answer.is_there:
                 worker.send((UNWANT, token))
             if is_task:
-                self.is_waiting = False
+                self.is_waiting = was_waiting
                 self.waited_s = waited_s + perf_counter() - begin
         if answer.is_there and answer.values is None:
             from .loop import Cancelled
@@ -555,16 +566,30 @@ class Inside:
                 if message is None or message[0] == EXIT:
                     os._exit(0)
                 is_runnable = message[0] == RUN and is_task and message[2] & IN_PLACE
-                if message[0] == RUN and not is_runnable:
+                if message[0] == RUN:
                     worker.inbox.append(message)
-                elif not is_runnable:
+                else:
                     worker.handle(message)
             finally:
                 worker.unshield()
         finally:
             self._read_lock.release()
         if is_runnable:
+            self._run_in_place()
+        return True
+
+    def _run_in_place(self) -> bool:
+        """Run a batch on top of the waiting task, whichever thread has read it; false if there is none."""
+        worker = self.worker
+        message = next((each for each in list(worker.inbox) if each[2] & IN_PLACE), None)
+        if message is None:
+            return False
+        worker.inbox.remove(message)
+        self.is_waiting = False  # something runs: the reporter looks after it
+        try:
             worker.handle(message)
+        finally:
+            self.is_waiting = True
         return True
 
     def answered(self, token: int, values: list[tuple[int, Any]] | None) -> None:

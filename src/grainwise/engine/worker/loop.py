@@ -26,7 +26,6 @@ from ...objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
 from ..wire import claims, control
 from ..wire.channel import Channel, receive_fds, send_fd
 from ..wire.tasks import (
-    DROP,
     EACH,
     EAGER,
     EXIT,
@@ -54,11 +53,10 @@ BLOCK_S = 200e-6
 """Estimated work that is claimed at once: claims cost little, and little is out of reach of the driver."""
 MAX_BLOCK = 1024
 REPORT_S = 5e-3
-EAGER_S = 150e-6
 """Finished results wait at most about so long."""
+EAGER_S = 150e-6
+"""The same, when somebody waits for single ones."""
 IDLE_TICKS = 20
-TRIM_AFTER_S = 1.0
-KEEP_BYTES = 32 << 20
 
 
 class Cancelled(KeyboardInterrupt):
@@ -127,6 +125,8 @@ class Worker:
         self.inbox: list[tuple[Any, ...]] = []  # batches that must wait for the blocked task
         self.inside: Any = None  # set by run_worker
         self.outpost: Any = None
+        self.report_s = REPORT_S
+        self.eager_s = EAGER_S
         self.send_lock = threading.RLock()
         self._main = threading.get_ident()
         self._fd_socket = fd_socket
@@ -163,7 +163,7 @@ class Worker:
             self.inside.answered(message[1], message[2])
         elif kind == FORGET:
             self.inside.forget(message[1])
-        elif kind != DROP:
+        else:
             raise AssertionError(f"unknown message {kind}")
 
     def send(self, message: tuple[Any, ...]) -> None:
@@ -267,7 +267,8 @@ class Worker:
     def _learn_function(self, identity: bytes, wire: Any, seq: int, index: int) -> None:
         """Unpickle a function. To the driver that is part of its first item in batch `seq`, its suspect."""
         words = self.words
-        outer = words[control.SEQ], words[control.STARTED]
+        outer = words[control.SEQ], words[control.STARTED], words[control.IN_CHILD]
+        words[control.IN_CHILD] = 0
         words[control.claim_word(seq)] = index + 1  # not to be taken back: a death must find its suspect
         words[control.STARTED] = index
         words[control.SEQ] = seq
@@ -276,6 +277,7 @@ class Worker:
             self.functions[identity] = self.inside.load(wire)
         except BaseException as error:  # every item of this function fails with it
             self.functions[identity] = error
+        words[control.IN_CHILD] = outer[2]
         words[control.STARTED] = outer[1]
         words[control.SEQ] = outer[0]
         self.unshield()
@@ -287,7 +289,8 @@ class Worker:
         outer = self.batch, self.task_name
         batch = self.batch = Batch(seq, values, flags)
         words = self.words
-        outer_words = words[control.SEQ], words[control.STARTED]
+        outer_words = words[control.SEQ], words[control.STARTED], words[control.IN_CHILD]
+        words[control.IN_CHILD] = 0
         words[control.STARTED] = 0
         words[control.SEQ] = seq
         if len(values) > 1:
@@ -299,7 +302,10 @@ class Worker:
                 break
         self._flush_output()  # the user's code: what it does is still the last item's doing
         self.report(batch, len(batch.results))
+        if self.inside.untaught and outer[0] is None:
+            self.inside.untell()
         self.batch, self.task_name = outer
+        words[control.IN_CHILD] = outer_words[2]
         words[control.STARTED] = outer_words[1]
         words[control.SEQ] = outer_words[0]
 
@@ -334,7 +340,7 @@ class Worker:
         started = control.STARTED
         atoms, texts = (ATOMS, TEXTS) if can_be_atoms else (frozenset(), frozenset())
         each = batch.flags & EACH
-        report_s = EAGER_S if batch.flags & EAGER else REPORT_S
+        report_s = self.eager_s if batch.flags & EAGER else self.report_s
         last_report = perf_counter()
         while True:
             i = first = len(results)
@@ -418,6 +424,7 @@ class Worker:
                 end = len(results)
                 if end == start and stopped < 0:
                     self.inside.ship()
+                    self.send_returned()
                     return
                 values = results[start:end]
                 if not batch.flags & FUSED:  # else items further on may need them
@@ -475,7 +482,7 @@ class Worker:
                 self._reporter_parked = True
                 self._reporter_lock.acquire()
                 quiet = 0
-            self._reporter_lock.acquire(timeout=REPORT_S)
+            self._reporter_lock.acquire(timeout=self.report_s)
             batch = self.batch
             if batch is None:
                 quiet += 1
@@ -549,6 +556,7 @@ def run_worker(
     """Set up a freshly forked worker and serve until the driver is gone."""
     import socket
 
+    from ...grain.policy import Policy
     from ...objects.outpost import Outpost
     from ...objects.store import Usage
     from ..processes.process import die_with_parent, redirect_output
@@ -577,6 +585,10 @@ def run_worker(
         worker.obtain_arena,
     )
     worker.inside = Inside(worker, settings)
+    # Of hundreds of workers, each with a message every 5 ms, the driver would do nothing but read them.
+    policy = Policy(settings["num_cpus"])
+    worker.report_s = max(REPORT_S, policy.quantum_s)
+    worker.eager_s = max(EAGER_S, 2 * policy.num_cpus * policy.costs.message_s)
     _signal.signal(_signal.SIGINT, worker.on_interrupt)
     _signal.signal(_signal.SIGURG, worker.unclaim)
     os.register_at_fork(after_in_child=worker.after_fork)

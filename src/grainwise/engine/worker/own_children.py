@@ -5,9 +5,10 @@ children lie in a buffer until somebody sends them, so when it blocks, it takes 
 latest first, and runs them on top of its stack. What is not tiny goes to the driver, where other workers can
 have it:
 
-* The cost is measured per function. While it is unknown or large, all children are sent but one.
-* Whatever lies in the buffer `BEAT_S` after the last sending is sent between two children, the oldest first:
-  children of outer tasks, which are the largest. A child that itself takes long is noticed by the reporter.
+* What a function usually costs is measured, as processor time. While that is unknown or large, all children are
+  sent but one.
+* Every `BEAT_S` the oldest in the buffer is sent: a child of the outermost task, which is the largest. A child
+  that takes long without having children is noticed by the reporter, which sends them all.
 
 That is heartbeat scheduling (Acar, Charguéraud, Guatto, Rainey and Sieczkowski, PLDI 2018): the cost of
 sending is paid only by time that was spent working.
@@ -21,14 +22,14 @@ all its children. A ref whose value lies here alone is told to the driver as soo
 from __future__ import annotations
 
 import threading
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from ...errors import TaskCancelledError
 from ...objects.codec import Packed, is_atom, unpack
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..wire import control
-from ..wire.failures import error_wire, known_error_wire, pack_or_name, read_error
-from ..wire.tasks import LENDS_CPU
+from ..wire.failures import error_wire, known_error_wire, pack_or_name, read_error, unreadable
+from ..wire.tasks import LENDS_CPU, argument_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class OwnChildren:
     def __init__(self, inside: Inside) -> None:
         self._inside = inside
         self._functions: dict[bytes, Callable[..., Any] | None] = {}
-        self._means_s: dict[bytes, float] = {}
+        self._usual_s: dict[bytes, float] = {}
         self._depth = 0
         self._beat = 0.0
         self.num_run = 0
@@ -69,14 +70,17 @@ class OwnChildren:
         batch = worker.batch
         if batch is None or not batch.flags & LENDS_CPU or self._depth >= MAX_DEPTH or not buffer:
             return
-        if threading.active_count() > 2:  # a thread of the task's might pass on what is being run
+        if worker.is_twin:
             return
         if not self._depth:
             self._beat = perf_counter()
         self._depth += 1
-        worker.words[control.IN_CHILD] = self._depth
+        words = worker.words
+        words[control.IN_CHILD] += 1  # this item's children only: one of the driver's may run on top of them
         try:
-            while buffer and not (worker.words[control.CANCEL] and self._depth == 1):
+            while buffer and not (words[control.CANCEL] and words[control.IN_CHILD] == 1):
+                if threading.active_count() > 2:  # a thread of the task's might pass on what is being run
+                    break
                 try:
                     child = buffer.pop()
                 except IndexError:
@@ -87,16 +91,18 @@ class OwnChildren:
                     break
                 if child.packed_function is not None:
                     inside.untaught[child.function.identify()] = child.wire[3]
-                if not self._are_tiny(child, len(missing)) or perf_counter() - self._beat > BEAT_S:
+                if not self._are_tiny(child, len(missing)):
                     inside.send_open()
+                elif perf_counter() - self._beat > BEAT_S:
+                    inside.send_open(1)
                     self._beat = perf_counter()
                 self._run(child, function)
                 if child.refs[0]._state.__class__ is int:
                     del missing[child.refs[0]._id]
         finally:
             self._depth -= 1
-            worker.words[control.IN_CHILD] = self._depth
-        if worker.words[control.CANCEL]:
+            words[control.IN_CHILD] -= 1
+        if words[control.CANCEL]:
             worker.check_cancelled()
 
     def tell(self, ref: ObjectRef[Any]) -> None:
@@ -140,6 +146,7 @@ class OwnChildren:
         if uid not in self._functions:
             if len(self._functions) >= MAX_FUNCTIONS:
                 self._functions.clear()
+                self._usual_s.clear()
             self._functions[uid] = self._copy(child)
         return self._functions[uid]
 
@@ -164,8 +171,8 @@ class OwnChildren:
         return function
 
     def _are_tiny(self, child: Child, count: int) -> bool:
-        mean_s = self._means_s.get(child.function.identify())
-        return mean_s is not None and mean_s * count <= TINY_S
+        usual_s = self._usual_s.get(child.function.identify())
+        return usual_s is not None and usual_s * count <= TINY_S
 
     def _run(self, child: Child, function: Callable[..., Any]) -> None:
         """Run one child and resolve its ref."""
@@ -178,12 +185,13 @@ class OwnChildren:
         outer_name, outer_waited_s = worker.task_name, inside.waited_s
         worker.task_name = child.options.name
         failure: BaseException | None = None
-        begin = perf_counter()
+        begin, begin_cpu = perf_counter(), thread_time()
         try:
-            args = [_fresh(arg) for arg in child.args]
+            args = _arguments(child)
             first = len(args) - len(child.names)
             value = function(*args[:first], **dict(zip(child.names, args[first:])))
-            self._resolve(ref, value)
+            if not worker.is_twin:
+                self._resolve(ref, value)
         except Cancelled:  # it is the task that waits that is cancelled: the driver knows of no other
             ref._value, ref._state = TaskCancelledError(task_name=child.options.name), FAILED
             raise
@@ -201,8 +209,10 @@ class OwnChildren:
         ref.dropped = inside.nowhere if ref.place == HERE else inside.dropped
         self.num_run += 1
         uid = child.function.identify()
-        mean_s = self._means_s.get(uid)
-        self._means_s[uid] = spent_s if mean_s is None else mean_s + 0.3 * (spent_s - mean_s)
+        cpu_s = thread_time() - begin_cpu
+        usual_s = self._usual_s.get(uid, cpu_s)
+        # Steps towards the median: in a recursion a few tasks that contain all others would rule a mean.
+        self._usual_s[uid] = min(cpu_s, 1.5 * usual_s) if cpu_s > usual_s else max(cpu_s, usual_s / 2)
 
     def _resolve(self, ref: BorrowedRef, value: Any) -> None:
         if is_atom(value):
@@ -216,8 +226,20 @@ class OwnChildren:
             ref._value, ref._state = packed, PACKED
 
 
-def _fresh(arg: Any) -> Any:
-    """Return an argument as it would arrive."""
-    if arg.__class__ is Packed:
-        return unpack(arg)
-    return arg._value if isinstance(arg, ObjectRef) else arg
+def _arguments(child: Child) -> list[Any]:
+    """Return a child's arguments as they would arrive."""
+    args: list[Any] = []
+    for position, arg in enumerate(child.args):
+        if arg.__class__ is Packed:
+            try:
+                arg = unpack(arg)
+            except (KeyboardInterrupt, MemoryError):
+                raise
+            except BaseException as error:
+                code = getattr(child.function.function, "__code__", None)
+                what = argument_name(position, len(child.args), child.names, code)
+                raise unreadable(error, what, child.options.name) from error
+        elif isinstance(arg, ObjectRef):
+            arg = arg._value
+        args.append(arg)
+    return args
