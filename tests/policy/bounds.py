@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from grainwise.engine.driver.backstop import TICK_S
 from grainwise.engine.worker.loop import REPORT_S
-from grainwise.grain.policy import MAX_BATCH, OVERHEAD, SHARE, Policy
+from grainwise.grain.packing import SHARE
+from grainwise.grain.policy import Policy
+from grainwise.grain.sizes import MAX_BATCH, OVERHEAD
 from tests.policy.simulator import Simulation
 from tests.policy.virtual_worker import STARTUP_S, Child, Task
 

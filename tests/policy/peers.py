@@ -18,26 +18,22 @@ class FixedSize(Policy):
 
     def dispatch(self, waiting: bool) -> list[Send]:
         sends: list[Send] = []
-        while self._turn:
-            name = next(iter(self._turn))
-            key = self._keys[name]
-            workers = [next(reversed(self._idle))] if self._idle else list[int]()
-            if not workers and self._cpus_in_use < self.num_cpus:
-                workers = [self._next_worker]
-            workers += list(self._half)[:1]
-            count = self._next_size(key.ready, waiting) if workers else 0
+        keys, roster = self._keys, self._roster
+        while keys.turn:
+            name = next(iter(keys.turn))
+            workers = [next(reversed(roster.idle))] if roster.idle else list[int]()
+            if not workers and roster.cpus_in_use < self.num_cpus:
+                workers = [roster.next_worker]
+            workers += list(roster.half)[:1]
+            count = self._next_size(keys.known[name].ready, waiting) if workers else 0
             if not count:
                 break
-            worker = workers[0]
-            known = self._workers.get(worker) or type(self)._new_worker()
-            sends.append(self._commit(worker, known, [(name, count)], 0.0, 0.0))
+            self._note(workers[0], count)
+            sends.append(self._packer.commit(workers[0], [(name, count)], 0.0, 0.0))
         return sends
 
-    @staticmethod
-    def _new_worker() -> Any:
-        from grainwise.grain import policy
-
-        return policy._Worker()
+    def _note(self, worker: int, count: int) -> None:
+        """Take notice of a batch that is about to be sent."""
 
     def _next_size(self, ready: int, waiting: bool) -> int:
         return min(self.size, ready) if waiting or ready >= self.size else 0
@@ -79,9 +75,8 @@ class Joblib(FixedSize):
             self._slices.extend(min(size, taken - at) for at in range(0, taken, size))
         return min(self._slices.popleft(), ready) if self._slices else 0
 
-    def _commit(self, worker: int, known: Any, parts: Any, worth_s: float, budget_s: float) -> Send:
-        self._sent.setdefault(worker, deque()).append((self.clock(), parts[0][1]))
-        return super()._commit(worker, known, parts, worth_s, budget_s)
+    def _note(self, worker: int, count: int) -> None:
+        self._sent.setdefault(worker, deque()).append((self.clock(), count))
 
     def ended(self, worker: int) -> None:
         super().ended(worker)

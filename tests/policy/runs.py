@@ -16,7 +16,8 @@ from time import perf_counter
 from typing import NamedTuple
 
 from grainwise.grain.costs import Costs
-from grainwise.grain.policy import MAX_BATCH, OVERHEAD, Policy, Progress, Send
+from grainwise.grain.policy import Policy, Progress, Send
+from grainwise.grain.sizes import MAX_BATCH, OVERHEAD
 from tests.policy.bounds import handover_s, settling_s
 
 STARTUP_S = 3e-3
@@ -177,8 +178,8 @@ class RunSimulation:
 
     def state(self) -> int:
         """Return how many entries all tables have together."""
-        policy = self.policy
-        tables = (policy._keys, policy._turn, policy._workers, policy._idle, policy._half, self._held)
+        keys, roster = self.policy._keys, self.policy._roster
+        tables = (keys.known, keys.turn, roster.workers, roster.idle, roster.half, self._held)
         return sum(map(len, tables)) + len(self._heap) + len(self.ready)
 
     # -- taking back -----------------------------------------------------------------------------------

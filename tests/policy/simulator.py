@@ -18,7 +18,8 @@ from grainwise.engine.driver.dispatcher import BLOCK_S
 from grainwise.engine.driver.nested import IN_PLACE_S
 from grainwise.engine.worker.loop import EAGER_S, REPORT_S
 from grainwise.grain.costs import Costs
-from grainwise.grain.policy import MAX_EXTRA_WORKERS, Policy, Progress, Send
+from grainwise.grain.policy import Policy, Progress, Send
+from grainwise.grain.roster import MAX_EXTRA_WORKERS
 from tests.policy.virtual_worker import Batch, Burst, Task, Wait, Worker
 
 STUCK_S = 20.0
@@ -155,9 +156,8 @@ class Simulation:
         if self.now < self.busy_until:
             if not self._is_pump_due:
                 self._is_pump_due = True
-                self.at(self.busy_until, self._pump)
+                self.at(self.busy_until, self._pump_late)
             return
-        self._is_pump_due = False
         self._rounds += 1
         mail, self.mail = self.mail, {}
         for worker in mail:
@@ -169,6 +169,10 @@ class Simulation:
         if self._is_waiting and (len(self.workers) <= FEW or self.now >= self._next_check_s):
             self._next_check_s = self.now + TICK_S
             self._check_coexistence()
+
+    def _pump_late(self) -> None:
+        self._is_pump_due = False  # it may be busy again by now
+        self._pump()
 
     def _look_at(self, key: int) -> None:
         self._active[key] = None

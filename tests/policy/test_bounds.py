@@ -196,6 +196,22 @@ def test_a_tree_sum_is_as_quick_as_its_work(cost_s: float, num_cpus: int) -> Non
     assert simulation.run() <= 1.1 * ideal_s(simulation) + settling_s(simulation.policy, 2)
 
 
+@pytest.mark.parametrize("num_cpus", [1, 2, 4, 16, 64])
+def test_a_small_diamond_pays_one_round_trip(num_cpus: int) -> None:
+    """One task, ten of 50 us, one that needs the ten, once in a while."""
+
+    def diamond() -> list[Task]:
+        first = Task(0, 50 * US)
+        sides = [Task(0, 50 * US, inputs=[first]) for _ in range(10)]
+        return [first, *sides, Task(0, 50 * US, inputs=sides)]
+
+    simulation = Simulation([Burst(0.02 * i, diamond()) for i in range(20)], num_cpus)
+    took_s = simulation.run() - 0.02 * 19
+    costs = simulation.policy.costs
+    assert [count for time_s, _, _, _, count in simulation.trace if time_s >= 0.1] == [12] * 15
+    assert took_s <= 12 * 50 * US + costs.round_trip_s + costs.batch_s + 50 * US
+
+
 @pytest.mark.parametrize("num_cpus", [2, 64, 1024])
 def test_the_latency_of_a_lonely_task(num_cpus: int) -> None:
     """A round trip and what the driver does for two messages, whatever the number of workers."""

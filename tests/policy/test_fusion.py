@@ -20,6 +20,7 @@ def follow(
     most: int = 1000,
     chain_s: float = 5 * MS,
     share_s: float = 1 * MS,
+    crumbs_s: float = 0.0,
     cpus: float = 1.0,
     key_of: Callable[[str], tuple[str, float]] = lambda task: ("f", 1.0),
 ) -> list[str]:
@@ -30,7 +31,7 @@ def follow(
             dependents.setdefault(each, []).append(task)
     return find_followers(
         tasks, lambda task: dependents.get(task, ()), lambda task: len(graph[task]), key_of,
-        lambda key: (cost_s, most), cpus, chain_s, share_s,
+        lambda key: (cost_s, most), cpus, chain_s, share_s, crumbs_s,
     )  # fmt: skip
 
 
@@ -53,6 +54,36 @@ def test_siblings_stay_together_up_to_a_fair_share() -> None:
     graph = {f"b{i}": ["a"] for i in range(1000)}
     assert len(follow(graph, ["a"])) == pytest.approx(100, abs=1)
     assert follow(graph, ["a"], share_s=0.0) == []
+
+
+def diamond(num_sides: int, name: str = "", first: str = "first") -> dict[str, list[str]]:
+    """Return the inputs of so many tasks that need `first`, and of the task that needs them all."""
+    sides = [f"{name}side{i}" for i in range(num_sides)]
+    return {**{side: [first] for side in sides}, f"{name}last": sides}
+
+
+def test_siblings_beyond_the_share_stay_if_they_are_crumbs() -> None:
+    graph = diamond(10)
+    in_share = [f"side{i}" for i in range(7)]
+    assert follow(graph, ["first"], share_s=75 * US) == in_share
+    assert follow(graph, ["first"], share_s=75 * US, crumbs_s=25 * US) == in_share
+    assert follow(graph, ["first"], share_s=75 * US, crumbs_s=35 * US) == list(graph)
+    assert follow(graph, ["first"], share_s=75 * US, crumbs_s=35 * US, chain_s=95 * US) == in_share
+    assert follow(graph, ["first"], share_s=75 * US, crumbs_s=35 * US, most=8) == [*in_share, "side7"]
+
+
+def test_a_batch_keeps_crumbs_once() -> None:
+    """Fan-out behind fan-out, each of crumbs only: together they are work for others."""
+    graph: dict[str, list[str]] = {}
+    for i in range(10):
+        graph |= diamond(10, f"{i}.", f"{i - 1}.last" if i else "first")
+    followers = follow(graph, ["first"], share_s=75 * US, crumbs_s=135 * US)
+    assert followers == [*diamond(10, "0."), *diamond(10, "1.")]
+
+
+def test_siblings_of_unknown_cost_are_no_crumbs() -> None:
+    graph = {"long": ["first"], "probe": ["first"]}
+    assert follow(graph, ["first"], cost_s=None, share_s=-1 * US, crumbs_s=1 * MS) == []
 
 
 def test_a_task_joins_only_behind_all_of_its_inputs() -> None:
@@ -144,6 +175,22 @@ def test_behind_a_batch_that_fills_its_quantum_nobody_follows() -> None:
     send = policy.dispatch(waiting=True)[0]
     assert send.worth_s == pytest.approx(policy.quantum_s)
     assert policy_follow(policy, send, {"a": "b"}, "a") == []
+
+
+def test_a_diamond_worth_little_more_than_a_share_is_one_batch() -> None:
+    """One task, ten of 50 us, one that needs the ten: three of the ten elsewhere would cost two messages."""
+    policy = Policy(2)
+    teach(policy, "f", 50 * US)
+    graph = diamond(10)
+    forwards: dict[str, list[str]] = {}
+    for task, inputs in graph.items():
+        for each in inputs:
+            forwards.setdefault(each, []).append(task)
+    followers = policy.follow(
+        sent_one(policy), ["first"], lambda task: forwards.get(task, ()), lambda task: len(graph[task]),
+        lambda task: ("f", 1.0),
+    )  # fmt: skip
+    assert followers == list(graph)
 
 
 def test_a_limited_or_suspect_key_follows_nobody() -> None:

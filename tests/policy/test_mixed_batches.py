@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from grainwise.grain.costs import Costs
-from grainwise.grain.policy import MAX_MISFITS, Policy, Progress
+from grainwise.grain.packing import MAX_MISFITS
+from grainwise.grain.policy import Policy, Progress
 from tests.policy.steps import MS, US, finish, finish_all, sends_of, start, takes_of, teach
 
 # -- several keys in one batch -------------------------------------------------------------------------------

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from grainwise.grain.costs import Costs, Estimate
-from grainwise.grain.policy import FIRST_PROBES, MAX_BATCH, MAX_EXTRA_WORKERS, Policy, Progress
+from grainwise.grain.keys import FIRST_PROBES
+from grainwise.grain.policy import Policy, Progress
+from grainwise.grain.roster import MAX_EXTRA_WORKERS
+from grainwise.grain.sizes import MAX_BATCH
 from tests.policy.steps import MS, US, finish, finish_all, sends_of, start, takes_of, teach
 
 # -- rule 1: when to send ------------------------------------------------------------------------------------
@@ -62,6 +65,22 @@ def test_while_submitting_full_batches_go_out() -> None:
     assert policy.dispatch(waiting=False) == []
     policy.ready("f", policy.full_batch)
     assert sends_of(policy.dispatch(waiting=False)) == [(0, "f", policy.full_batch)]
+
+
+def test_tasks_that_cost_the_driver_nothing_fill_batches_to_their_bound() -> None:
+    policy = Policy(1, Costs(submit_s=0.0, finish_s=0.0), max_batch=100)
+    assert policy.full_batch == 100
+    teach(policy, "f", 1 * US)
+    policy.ready("f", 99)
+    assert policy.dispatch(waiting=False) == []
+    policy.ready("f", 1000)
+    assert sends_of(policy.dispatch(waiting=False)) == [(0, "f", 100)]
+
+
+def test_a_world_without_costs_is_a_world_with_batches() -> None:
+    policy = Policy(2, Costs(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    teach(policy, "f", 10 * US)
+    assert sum(count for _, _, count in start(policy, "f", 1000)) > 100
 
 
 def test_the_right_to_talk_early_is_spent_and_earned() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grainwise.grain.policy import MAX_EXTRA_WORKERS
+from grainwise.grain.roster import MAX_EXTRA_WORKERS
 from tests.policy.bounds import longest_s, message_bound, work_s
 from tests.policy.simulator import TICK_S, Simulation
 from tests.policy.virtual_worker import STARTUP_S, Burst, Child, Task

@@ -1,4 +1,4 @@
-"""Tasks that travel together: nothing is sent while they are submitted, so a test knows what one batch holds."""
+"""Tasks that travel together: nothing is sent while they are submitted."""
 
 from __future__ import annotations
 

@@ -22,11 +22,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 MB = 1 << 20
 
 
-@pytest.fixture(params=[1, 2], ids=["one cpu", "two cpus"], autouse=True)
+@pytest.fixture(autouse=True)
 def num_cpus(request: pytest.FixtureRequest) -> Iterator[int]:
-    ray.init(num_cpus=request.param)
-    yield request.param
+    """One CPU unless a test asks for more: everything that is sent together is one batch."""
+    count: int = getattr(request, "param", 1)
+    ray.init(num_cpus=count)
+    yield count
     ray.shutdown()
+
+
+both = pytest.mark.parametrize("num_cpus", [1, 2], ids=["one cpu", "two cpus"], indirect=True)
 
 
 @ray.remote
@@ -81,7 +86,8 @@ def test_a_chain_whose_middle_nobody_holds() -> None:
     assert wait_until(lambda: not engine.results.dependents and not engine.borders.refs, LIMIT_S)
 
 
-def test_fan_in_fan_out_and_diamonds() -> None:
+@both
+def test_fan_in_fan_out_and_diamonds(num_cpus: int) -> None:
     make_known(add.remote, double.remote)
     sent = SentBatches()
     with sent_together():
@@ -114,7 +120,8 @@ def test_the_same_input_twice_by_position_and_by_name() -> None:
     assert ray.get(head, timeout=LIMIT_S) == [7]
 
 
-def test_what_one_consumer_changes_is_seen_by_no_other() -> None:
+@both
+def test_what_one_consumer_changes_is_seen_by_no_other(num_cpus: int) -> None:
     @ray.remote
     def grow(values: list[Any], *_: Any) -> int:
         values.append(values)
@@ -176,7 +183,8 @@ def test_results_of_every_size_are_passed_on(size: int) -> None:
     assert [len(value) for value in ray.get(heads, timeout=LIMIT_S)] == [size] * 4
 
 
-def test_a_large_result_in_the_middle_of_a_chain() -> None:
+@both
+def test_a_large_result_in_the_middle_of_a_chain(num_cpus: int) -> None:
     import numpy as np
 
     @ray.remote
@@ -199,7 +207,8 @@ def test_a_large_result_in_the_middle_of_a_chain() -> None:
     assert wait_until(lambda: shared_bytes() < 64 * MB, LIMIT_S)
 
 
-def test_refs_and_containers_of_refs_are_passed_on() -> None:
+@both
+def test_refs_and_containers_of_refs_are_passed_on(num_cpus: int) -> None:
     @ray.remote
     def give(x: int) -> Any:
         return {"put": ray.put([x]), "task": double.remote(x)}
@@ -223,7 +232,7 @@ def test_refs_and_containers_of_refs_are_passed_on() -> None:
     assert wait_until(lambda: not engine.borders.refs, LIMIT_S)
 
 
-def test_several_results_and_none(num_cpus: int) -> None:
+def test_several_results_and_none() -> None:
     split: Any = ray.remote(num_returns=2)(lambda x: (x, [x, x]))
     silent: Any = ray.remote(num_returns=0)(lambda x: None)
     make_known(add.remote)
@@ -235,6 +244,7 @@ def test_several_results_and_none(num_cpus: int) -> None:
     assert ray.get(tips, timeout=LIMIT_S) == [3, [[2, 2]], 5]
 
 
+@both
 def test_neighbours_with_other_demands(num_cpus: int) -> None:
     """What needs other CPUs or must not run twice is no follower; results are the same."""
     kinds: list[Any] = [
@@ -255,7 +265,8 @@ def test_neighbours_with_other_demands(num_cpus: int) -> None:
     assert ray.get(tips, timeout=LIMIT_S) == [5] * len(tips)
 
 
-def test_followers_that_get_submit_and_wait() -> None:
+@both
+def test_followers_that_get_submit_and_wait(num_cpus: int) -> None:
     @ray.remote
     def ask(x: int, inside: list[Any]) -> int:
         return x + ray.get(inside[0]) + ray.get(double.remote(x))
@@ -269,9 +280,8 @@ def test_followers_that_get_submit_and_wait() -> None:
     assert ray.get(last, timeout=LIMIT_S) == sum(3 * (2 + i) + 6 for i in range(5)) + 1
 
 
+@pytest.mark.parametrize("num_cpus", [2], indirect=True)
 def test_followers_that_wait_for_each_other_do_not_stay_in_one_batch(num_cpus: int, tmp_path: Any) -> None:
-    if num_cpus == 1:
-        pytest.skip("they meet")
     signs = [Sign(tmp_path / name) for name in "ab"]
 
     @ray.remote
@@ -291,7 +301,7 @@ def test_followers_that_wait_for_each_other_do_not_stay_in_one_batch(num_cpus: i
     assert sent.num_followers
 
 
-def test_the_head_is_there_long_before_its_followers_end(num_cpus: int, tmp_path: Any) -> None:
+def test_the_head_is_there_long_before_its_followers_end(tmp_path: Any) -> None:
     gate = Sign(tmp_path / "gate")
 
     @ray.remote
@@ -312,7 +322,7 @@ def test_the_head_is_there_long_before_its_followers_end(num_cpus: int, tmp_path
     assert ray.get(last, timeout=LIMIT_S) == 2
 
 
-def test_the_session_ends_in_the_middle_of_a_chain(num_cpus: int, tmp_path: Any) -> None:
+def test_the_session_ends_in_the_middle_of_a_chain(tmp_path: Any) -> None:
     gate, begun = Sign(tmp_path / "gate"), Sign(tmp_path / "begun")
 
     @ray.remote

@@ -302,7 +302,7 @@ def test_waiting_with_an_end_and_one_by_one() -> None:
     def parent() -> list[Any]:
         warm_up(double, 1)
         refs = [double.remote(i) for i in range(6)]
-        found = [ray.get(refs[0], timeout=LIMIT_S)]
+        found: list[Any] = [ray.get(refs[0], timeout=LIMIT_S)]
         ready, rest = ray.wait(refs[1:], num_returns=2, timeout=LIMIT_S)
         found += [len(ready), len(rest)]
         found.append(ray.get(refs[5]))
@@ -388,7 +388,7 @@ def test_a_child_that_forks(size: int) -> None:
 
 
 def test_functions_defined_in_tasks_leave_nothing_in_their_workers() -> None:
-    """Each is a new one, with a hundred kilobytes of captured text, and all its calls run where it was made."""
+    """Each is a new one, with much captured text, and all its calls run where it was made."""
 
     @ray.remote
     def parent(i: int) -> int:
@@ -438,3 +438,17 @@ def test_each_child_runs_once(tmp_path: Path) -> None:
 
     ray.get([parent.remote(k) for k in range(10)], timeout=LIMIT_S)
     assert sorted(map(int, log.runs())) == list(range(1000))
+
+
+def test_what_a_parent_changes_is_not_seen_by_children_of_an_exported_function() -> None:
+    """Some of them run in the parent's process, where the captured list is the very one that it changes."""
+    captured: list[int] = []
+    child = ray.remote(lambda: list(captured))
+    assert ray.get(child.remote(), timeout=LIMIT_S) == []
+
+    @ray.remote
+    def parent() -> list[list[int]]:
+        captured.append(1)
+        return ray.get([child.remote() for _ in range(3)])
+
+    assert ray.get(parent.remote(), timeout=LIMIT_S) == [[], [], []]

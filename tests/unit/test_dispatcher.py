@@ -13,7 +13,7 @@ import pytest
 from grainwise.engine.driver import dispatcher as dispatcher_module
 from grainwise.engine.driver.dispatcher import INLINE_BATCH_BYTES, NO_LIMIT, Dispatcher
 from grainwise.engine.wire import claims, control, tasks
-from grainwise.engine.wire.tasks import EACH, FUNCTION, RUN, Call, Function, TaskSpec
+from grainwise.engine.wire.tasks import EACH, FUNCTION, LENDS_CPU, RUN, Call, Function, TaskSpec
 from grainwise.errors import EngineClosedError
 from grainwise.objects.codec import CALL_WIRE, pack
 from grainwise.objects.ref import READY, ObjectRef
@@ -160,7 +160,7 @@ def test_a_lonely_task_goes_to_a_new_worker_with_its_function(engine: FakeEngine
     (handle,) = engine.workers.values()
     function, run = handle.frames
     assert function[:2] == (FUNCTION, spec.function.id)
-    assert run == (RUN, 1, 0, ["argument"], [(1, spec.function.id, 1, 1, "f")])
+    assert run == (RUN, 1, LENDS_CPU, ["argument"], [(1, spec.function.id, 1, 1, "f")])
     assert not spec.open
     assert not engine.dispatcher.active
     assert spec.send_at == 1

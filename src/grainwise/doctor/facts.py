@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from ..config import available_cpus, available_memory_bytes, resolve
@@ -20,11 +21,9 @@ BUSY = 0.5
 
 def find_facts() -> list[tuple[str, str]]:
     """Return (what, how it is here) in the order in which they are shown."""
-    from grainwise import __version__
-
     settings = resolve()
     return [
-        ("grainwise", str(__version__)),
+        ("grainwise", _version()),
         ("Python", f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}"),
         ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("CPUs", _cpus(settings)),
@@ -41,6 +40,13 @@ def find_facts() -> list[tuple[str, str]]:
 def is_busy() -> bool:
     """Say whether other programs have kept the CPUs busy during the last minute."""
     return os.getloadavg()[0] > BUSY * available_cpus()
+
+
+def _version() -> str:
+    try:
+        return version("grainwise")
+    except PackageNotFoundError:
+        return "from its source tree"
 
 
 def _cpus(settings: Settings) -> str:

@@ -4,7 +4,8 @@ A blocked task lends its CPU: its un-started batch-mates go back to the queue, t
 not running, and other workers (new ones if need be) take over. To keep the number of processes down to CPUs
 plus depth, a blocked worker is first offered its own un-started children, to run on top of its stack.
 
-Never in place: tasks that once killed a worker, and anything on top of a task that must not be run twice.
+Never in place: tasks that once killed a worker or must not be run twice, and anything on top of a task that
+must not be run twice or whose child has killed its worker.
 """
 
 from __future__ import annotations

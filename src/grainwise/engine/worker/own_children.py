@@ -5,10 +5,10 @@ children lie in a buffer until somebody sends them, so when it blocks, it takes 
 latest first, and runs them on top of its stack. What is not tiny goes to the driver, where other workers can
 have it:
 
-* What a function usually costs is measured, as processor time. While that is unknown or large, all children are
-  sent but one.
-* Every `BEAT_S` the oldest in the buffer is sent: a child of the outermost task, which is the largest. A child
-  that takes long without having children is noticed by the reporter, which sends them all.
+* What a function usually costs is measured, as processor time. While that is unknown or large, all children
+  are sent but one.
+* Every `BEAT_S` the oldest in the buffer is sent: a child of the outermost task, which is the largest. A
+  child that takes long without having children is noticed by the reporter, which sends them all.
 
 That is heartbeat scheduling (Acar, Charguéraud, Guatto, Rainey and Sieczkowski, PLDI 2018): the cost of
 sending is paid only by time that was spent working.
@@ -30,6 +30,7 @@ from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..wire import control
 from ..wire.failures import error_wire, known_error_wire, pack_or_name, read_error, unreadable
 from ..wire.tasks import LENDS_CPU, argument_name
+from .captured import carries_data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ class OwnChildren:
         packed = child.packed_function
         try:
             if packed is None:
+                if carries_data(child.function.function):
+                    return None  # what the driver has may be older than what lies here
                 name = child.function.name
                 packed = pack_or_name(
                     child.function.function,
