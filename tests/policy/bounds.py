@@ -12,7 +12,7 @@ import math
 from typing import NamedTuple
 
 from grainwise.engine.driver.backstop import TICK_S
-from grainwise.engine.worker.loop import REPORT_S
+from grainwise.engine.worker.reporting import REPORT_S
 from grainwise.grain.packing import SHARE
 from grainwise.grain.policy import Policy
 from grainwise.grain.sizes import MAX_BATCH, OVERHEAD

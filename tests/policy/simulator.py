@@ -16,7 +16,7 @@ from typing import Any
 from grainwise.engine.driver.backstop import TICK_S
 from grainwise.engine.driver.dispatcher import BLOCK_S
 from grainwise.engine.driver.nested import IN_PLACE_S
-from grainwise.engine.worker.loop import EAGER_S, REPORT_S
+from grainwise.engine.worker.reporting import EAGER_S, REPORT_S
 from grainwise.grain.costs import Costs
 from grainwise.grain.policy import Policy, Progress, Send
 from grainwise.grain.roster import MAX_EXTRA_WORKERS

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from grainwise.engine.worker.loop import BLOCK_S, MAX_BLOCK, REPORT_S
+from grainwise.engine.worker.loop import BLOCK_S, MAX_BLOCK
+from grainwise.engine.worker.reporting import REPORT_S
 from grainwise.grain.costs import Costs
 
 NO_LIMIT = 1 << 62

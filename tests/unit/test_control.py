@@ -18,7 +18,8 @@ import grainwise
 from grainwise.engine.driver.dispatcher import NO_LIMIT
 from grainwise.engine.wire import claims, control
 from grainwise.engine.wire.claims import take_back
-from grainwise.engine.worker.loop import Batch, Worker
+from grainwise.engine.worker.batch import Batch
+from grainwise.engine.worker.loop import Worker
 
 SEQ = 7
 CLAIM = control.claim_word(SEQ)
@@ -279,7 +280,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from os import sched_yield
 from grainwise.engine.wire import claims, control
-from grainwise.engine.worker.loop import Batch, Worker
+from grainwise.engine.worker.batch import Batch
+from grainwise.engine.worker.loop import Worker
 
 fd, count, rounds = map(int, sys.argv[2:5])
 words = memoryview(control.open_page(fd)).cast("Q")

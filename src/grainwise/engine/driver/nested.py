@@ -18,8 +18,20 @@ from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..current import Options
 from ..wire import control
 from ..wire.failures import known_error_wire, read_error
-from ..wire.tasks import CANCEL_REF, EACH, IN_PLACE, PUT, SUBMIT, UNWANT, VALUES, WANT, Call, TaskSpec
-from ..worker.inside import MULTI_WIRE, REF_WIRE
+from ..wire.tasks import (
+    CANCEL_REF,
+    EACH,
+    IN_PLACE,
+    MULTI_WIRE,
+    PUT,
+    REF_WIRE,
+    SUBMIT,
+    UNWANT,
+    VALUES,
+    WANT,
+    Call,
+    TaskSpec,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from ...errors import TaskCancelledError
 from ...objects.codec import ERROR_WIRE
 from ...objects.ref import FAILED, PACKED, READY
 from ..wire.failures import read_error
-from ..wire.tasks import READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
-from ..worker.inside import MULTI_WIRE
+from ..wire.tasks import MULTI_WIRE, READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
 from . import crash, nested
 
 TYPE_CHECKING = False

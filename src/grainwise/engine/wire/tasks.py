@@ -44,6 +44,9 @@ EAGER = 4  # somebody waits for single results: report after each sub-block
 LENDS_CPU = 16  # its items may run tiny children of their own themselves
 FUSED = 8  # some items take results of others in the same batch
 
+# Wire forms, beside those of `objects.codec`.
+REF_WIRE = 3  # identity of a ref
+MULTI_WIRE = 4  # one wire for each of several results
 LOCAL_WIRE = 5  # index of the item of the same batch whose result it is
 
 _numbers = itertools.count(1)

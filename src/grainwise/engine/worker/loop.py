@@ -1,7 +1,4 @@
-"""The worker: runs batches, reports results early, and never runs what is not its own any more.
-
-    main thread      receive a frame ─► run a batch item by item ─► report
-    reporter thread  while a batch runs: sends finished results that wait behind a long item
+"""The worker: receives a frame, runs a batch item by item, reports; never runs what is not its own any more.
 
 A task that calls `get` waits inside `inside.Inside`, which reads frames on top of the task's stack and may
 run the task's own children there.
@@ -19,26 +16,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import deque
 from time import perf_counter
 
 from ...objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
 from ..wire import claims, control
-from ..wire.channel import Channel, receive_fds, send_fd
-from ..wire.tasks import (
-    EACH,
-    EAGER,
-    EXIT,
-    FORGET,
-    FREE,
-    FUNCTION,
-    FUSED,
-    READY_TO_RUN,
-    RESULTS,
-    RETURNED,
-    RUN,
-    VALUES,
-)
+from ..wire.channel import Channel
+from ..wire.tasks import EACH, EAGER, EXIT, FORGET, FREE, FUNCTION, READY_TO_RUN, RUN, VALUES
+from .batch import Batch, Cancelled, HandBackError, InheritedError
+from .reporting import EAGER_S, REPORT_S, Reporting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,89 +37,18 @@ else:
 BLOCK_S = 200e-6
 """Estimated work that is claimed at once: claims cost little, and little is out of reach of the driver."""
 MAX_BLOCK = 1024
-REPORT_S = 5e-3
-"""Finished results wait at most about so long."""
-EAGER_S = 150e-6
-"""The same, when somebody waits for single ones."""
-IDLE_TICKS = 20
 
 
-class Cancelled(KeyboardInterrupt):
-    """Raised inside a cancelled task; a KeyboardInterrupt, so that `except Exception` lets it pass."""
-
-
-class HandBackError(Exception):
-    """An item needs a result of its batch that only the driver can pass on: the batch ends before it."""
-
-
-class InheritedError(Exception):
-    """An item needs a result of its batch that is an error: that is its own result, too."""
-
-    def __init__(self, wire: tuple[Any, ...]) -> None:
-        self.wire = wire
-
-
-class Batch:
-    """A batch that is being run.
-
-    Attributes:
-        results: one wire per finished item, in order; sent ones are replaced by None.
-        sent: how many results were reported.
-        claimed: the claimed sub-block; emptying it ends the block after the running item.
-        is_open: the function of an item may be running: a cancellation may raise.
-        stop: the batch ends here at the latest; set when the rest is given back.
-        kept: packed results with their index, until they are reported: the driver must find the refs and the
-            borrowed objects in them lent. Appended by the thread that runs tasks, popped by who reports.
-    """
-
-    __slots__ = (
-        "claimed", "flags", "is_open", "kept", "part", "results", "sent", "seq", "spent_s", "stop", "timed",
-        "times", "values", "worst_s",
-    )  # fmt: skip
-
-    def __init__(self, seq: int, values: list[Any], flags: int) -> None:
-        self.seq = seq
-        self.values = values
-        self.flags = flags
-        self.results: list[Any] = []
-        self.kept: deque[tuple[int, Any]] = deque()
-        self.sent = 0
-        self.claimed: list[Any] = []
-        self.is_open = False
-        self.stop = len(values)
-        self.part = 0
-        self.times: list[tuple[int, int, float, float]] = []
-        self.spent_s = 0.0  # run time of the part not reported yet
-        self.worst_s = 0.0
-        self.timed = 0  # items that the unreported time stands for
-
-
-class Worker:
+class Worker(Reporting):
     """One worker process. See the module docstring."""
 
     def __init__(self, uid: int, words: memoryview, channel: Channel, fd_socket: socket.socket) -> None:
-        self.uid = uid
-        self.words = words
-        self.channel = channel
+        super().__init__(uid, words, channel, fd_socket)
         self.functions: dict[bytes, Callable[..., Any] | BaseException] = {}
-        self.batch: Batch | None = None
         self.task_name = ""
-        self.shielded = 0  # main thread only
         self.claim_lock: claims.SlotLock | None = None  # where there are no barriers
         self.is_twin = False  # this process was forked off by a task
         self.inbox: list[tuple[Any, ...]] = []  # batches that must wait for the blocked task
-        self.inside: Any = None  # set by run_worker
-        self.outpost: Any = None
-        self.report_s = REPORT_S
-        self.eager_s = EAGER_S
-        self.send_lock = threading.RLock()
-        self._main = threading.get_ident()
-        self._fd_socket = fd_socket
-        self._fds: dict[int, tuple[int, int]] = {}
-        self._reporter_lock = threading.Lock()
-        self._reporter_lock.acquire()
-        self._reporter_parked = False
-        self._reporter: threading.Thread | None = None
 
     # -- main loop -------------------------------------------------------------------------------------
 
@@ -165,102 +79,6 @@ class Worker:
             self.inside.forget(message[1])
         else:
             raise AssertionError(f"unknown message {kind}")
-
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send a frame; safe from any thread and from cancellation in the middle."""
-        self.shield()
-        try:
-            with self.send_lock:
-                self.channel.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            os._exit(0)  # the driver is gone
-        finally:
-            self.unshield()
-
-    # -- interruptions ---------------------------------------------------------------------------------
-
-    def shield(self) -> None:
-        """Begin a stretch that cancellation must not tear apart; only the main thread is ever interrupted."""
-        if threading.get_ident() == self._main:
-            self.shielded += 1
-
-    def unshield(self) -> None:
-        """Leave such a stretch.
-
-        Raises:
-            Cancelled: the running item was cancelled meanwhile.
-        """
-        if threading.get_ident() == self._main:
-            self.shielded -= 1
-            if not self.shielded and self.words[control.CANCEL]:
-                self.check_cancelled()
-
-    def check_cancelled(self) -> None:
-        """Raise if the item that is running is the one that the driver wants to end.
-
-        Raises:
-            Cancelled: it is.
-        """
-        batch, words = self.batch, self.words
-        if batch is None or not batch.is_open:
-            return
-        if words[control.SPARE_CHILD] and words[control.IN_CHILD]:
-            return  # `own_children` looks again
-        started = words[control.STARTED]
-        if words[control.CANCEL] == (batch.seq << 32 | started) + 1 and len(batch.results) <= started:
-            words[control.CANCEL] = 0
-            raise Cancelled
-
-    def on_interrupt(self, *_: object) -> None:
-        """Signal handler, SIGINT: end the item that is meant and only that; un-claim one not begun yet."""
-        batch, words = self.batch, self.words
-        if batch is None or words[control.CANCEL] - 1 >> 32 != batch.seq:
-            return
-        if words[control.CANCEL] - 1 & 0xFFFFFFFF > words[control.STARTED]:
-            self.unclaim()
-        elif not self.shielded:
-            self.check_cancelled()
-
-    def unclaim(self, *_: object) -> None:
-        """Signal handler, SIGURG: the running item takes long; let the driver have those claimed behind it.
-
-        Handlers run in the main thread, between two bytecodes, so this can't race with the loop over
-        `claimed`; outside of that loop `claimed` is empty. The item that the loop may have fetched already is
-        the one after the results.
-        """
-        batch = self.batch
-        if batch is not None and batch.claimed:
-            del batch.claimed[:]
-            words = self.words
-            words[control.claim_word(batch.seq)] = max(words[control.STARTED], len(batch.results)) + 1
-
-    def after_fork(self) -> None:
-        """In a process that a task has forked: it is no worker, and must not act as one."""
-        from .. import current
-
-        self.is_twin = True
-        self.shielded = 1 << 30
-        current.mark_foreign()
-        self.inside.is_closed = True
-        self.outpost.after_fork()
-        self.send_lock = threading.RLock()
-        if self.batch is not None:
-            del self.batch.claimed[:]
-        self.channel.sock.close()
-        self._fd_socket.close()
-
-    def leave(self, error: BaseException | None) -> None:
-        """End a forked process that has come back from the task's function, as the interpreter would."""
-        status = 0
-        if isinstance(error, SystemExit):
-            status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        elif error is not None:
-            import traceback
-
-            traceback.print_exception(error)
-            status = 1
-        self._flush_output()
-        os._exit(status)
 
     # -- functions -------------------------------------------------------------------------------------
 
@@ -405,53 +223,6 @@ class Worker:
             del batch.claimed[:]
             batch.stop = min(batch.stop, self.words[control.STARTED] + 1)
 
-    # -- reports ---------------------------------------------------------------------------------------
-
-    def _is_wanted(self, batch: Batch) -> bool:
-        """Say whether somebody waits for a result that is there."""
-        wanted = self.words[control.WANTED]
-        if wanted >> 32 != batch.seq or wanted - 1 & 0xFFFFFFFF >= len(batch.results):
-            return False
-        self.words[control.WANTED] = 0
-        return True
-
-    def report(self, batch: Batch, stopped: int) -> None:
-        """Send the results that have not been sent; `stopped` >= 0 ends the batch."""
-        self.shield()
-        try:
-            with self.send_lock:
-                start, results = batch.sent, batch.results
-                end = len(results)
-                if end == start and stopped < 0:
-                    self.inside.ship()
-                    self.send_returned()
-                    return
-                values = results[start:end]
-                if not batch.flags & FUSED:  # else items further on may need them
-                    results[start:end] = [None] * (end - start)
-                batch.sent = end
-                is_plain = tuple not in set(map(type, values))
-                times, batch.times = batch.times, []
-                if batch.timed:
-                    times.append((batch.part, batch.timed, batch.spent_s, batch.worst_s))
-                    batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
-                self.inside.ship()
-                self.channel.send((RESULTS, batch.seq, start, values, is_plain, times, stopped))
-                kept = batch.kept
-                while kept and kept[0][0] < end:
-                    kept.popleft()
-                self.send_returned()
-        except (BrokenPipeError, ConnectionResetError):
-            os._exit(0)
-        finally:
-            self.unshield()
-
-    def send_returned(self) -> None:
-        """Give back loans that died."""
-        blobs, refs = self.outpost.returned, self.inside.dropped
-        if blobs or refs:
-            self.channel.send((RETURNED, _drain(blobs), _drain(refs)))
-
     def _flush_output(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -459,44 +230,35 @@ class Worker:
             except Exception:
                 pass
 
-    def wake_reporter(self) -> None:
-        """Have the reporter thread look after results and children for a while."""
-        if self._reporter is None:
-            self._reporter = threading.Thread(
-                target=self._report_late, name="grainwise-reporter", daemon=True
-            )
-            self._reporter.start()
-        elif self._reporter_parked:
-            self._reporter_parked = False
-            try:
-                self._reporter_lock.release()
-            except RuntimeError:
-                pass  # another thread was quicker
+    # -- forks -----------------------------------------------------------------------------------------
 
-    def _report_late(self) -> None:
-        """Reporter thread: send what has waited for a tick, and free what is claimed behind a long item."""
-        quiet = 0
-        seen: tuple[Batch | None, int] = (None, 0)
-        while True:
-            if quiet > IDLE_TICKS:
-                self._reporter_parked = True
-                self._reporter_lock.acquire()
-                quiet = 0
-            self._reporter_lock.acquire(timeout=self.report_s)
-            batch = self.batch
-            if batch is None:
-                quiet += 1
-                seen = (None, 0)
-                continue
-            quiet = 0
-            if self.inside.is_waiting:
-                continue
-            num_done = len(batch.results)
-            if seen == (batch, num_done) and len(batch.claimed) > 1:
-                _signal.pthread_kill(self._main, _signal.SIGURG)
-            seen = (batch, num_done)
-            if num_done > batch.sent or self.inside.has_unsent():
-                self.report(batch, -1)
+    def after_fork(self) -> None:
+        """In a process that a task has forked: it is no worker, and must not act as one."""
+        from .. import current
+
+        self.is_twin = True
+        self.shielded = 1 << 30
+        current.mark_foreign()
+        self.inside.is_closed = True
+        self.outpost.after_fork()
+        self.send_lock = threading.RLock()
+        if self.batch is not None:
+            del self.batch.claimed[:]
+        self.channel.sock.close()
+        self._fd_socket.close()
+
+    def leave(self, error: BaseException | None) -> None:
+        """End a forked process that has come back from the task's function, as the interpreter would."""
+        status = 0
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            import traceback
+
+            traceback.print_exception(error)
+            status = 1
+        self._flush_output()
+        os._exit(status)
 
     # -- errors ----------------------------------------------------------------------------------------
 
@@ -520,34 +282,10 @@ class Worker:
 
         return fail
 
-    # -- descriptors of arenas -------------------------------------------------------------------------
-
-    def announce_arena(self, arena_id: int, fd: int, capacity_bytes: int) -> None:
-        """Send an own arena's descriptor to the driver, ahead of the first object in it."""
-        send_fd(self._fd_socket, b"%d %d" % (arena_id, capacity_bytes), [fd])
-
-    def obtain_arena(self, arena_id: int) -> tuple[int, int]:
-        """Receive a foreign arena's descriptor, which the driver has sent ahead of the object."""
-        while arena_id not in self._fds:
-            data, fds = receive_fds(self._fd_socket, 64, 1)
-            number, capacity = map(int, data.split())
-            self._fds[number] = (fds[0], capacity)
-        return self._fds.pop(arena_id)
-
 
 def _gone(*_: object, **__: object) -> None:
     """Stands for a function that the driver has dropped: its batch was taken back before."""
     raise AssertionError("a batch was run whose function had been dropped")
-
-
-def _drain(queue: Any) -> list[Any]:
-    taken = []
-    while queue:
-        try:
-            taken.append(queue.popleft())
-        except IndexError:
-            break
-    return taken
 
 
 def run_worker(

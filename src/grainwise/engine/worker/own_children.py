@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .inside import BorrowedRef, Child, Inside
+    from .submitting import Child, Submitting
+    from .values import BorrowedRef
 
 TINY_S = 500e-6
 """Children worth more together are not kept from others."""
@@ -54,9 +55,9 @@ HERE = 4  # its task has run here, and the driver has never heard of it
 
 
 class OwnChildren:
-    """Runs children out of the buffer of an `Inside`; in the main thread only."""
+    """Runs children out of the buffer; in the main thread only."""
 
-    def __init__(self, inside: Inside) -> None:
+    def __init__(self, inside: Submitting) -> None:
         self._inside = inside
         self._functions: dict[bytes, Callable[..., Any] | None] = {}
         self._usual_s: dict[bytes, float] = {}
@@ -179,7 +180,7 @@ class OwnChildren:
 
     def _run(self, child: Child, function: Callable[..., Any]) -> None:
         """Run one child and resolve its ref."""
-        from .loop import Cancelled
+        from .batch import Cancelled
 
         inside = self._inside
         worker = inside.worker

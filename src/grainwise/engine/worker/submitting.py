@@ -1,0 +1,230 @@
+"""Submitting inside a task: `remote`, `put` and `cancel`.
+
+Children are collected in a buffer and leave together: when their parent blocks, when its item ends, when
+there are many, or at the reporter's next tick. The driver owns and schedules them, unless the parent runs
+them itself (`own_children`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+
+from ...objects.codec import Packed, is_atom, serialize
+from ...objects.ref import READY, ObjectRef
+from .. import current
+from ..wire import control
+from ..wire.failures import pack_or_name
+from ..wire.tasks import CANCEL_REF, PUT, SUBMIT, argument_name
+from .own_children import LATENT, SENT, OwnChildren
+from .values import BorrowedRef, Values
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..current import Exportable, Options
+    from .loop import Worker
+
+SHIP_AT = 64
+UID_SHIFT = 40
+
+
+class Child:
+    """A submitted task in the buffer: what will be sent, and what it was made of."""
+
+    __slots__ = ("args", "function", "kept", "names", "options", "packed_function", "refs", "wire")
+
+    def __init__(
+        self,
+        wire: tuple[Any, ...],
+        function: Exportable,
+        options: Options,
+        args: list[Any],
+        names: tuple[str, ...],
+        packed_function: Packed | None,
+        refs: list[BorrowedRef],
+        kept: tuple[Any, ...],
+    ) -> None:
+        self.wire = wire
+        self.function = function
+        self.options = options
+        self.args = args
+        self.names = names
+        self.packed_function = packed_function
+        self.refs = refs
+        self.kept = kept  # the plain arguments: values and refs must outlive the frame
+
+
+class Submitting(Values):
+    """Takes what a task submits.
+
+    Attributes:
+        buffer: children that have not been sent.
+        untaught: functions for the driver that left the buffer with a child that ran here.
+        own: runs children out of the buffer.
+        waited_s: how long the running item has waited for others.
+    """
+
+    def __init__(self, worker: Worker, num_cpus: float) -> None:
+        super().__init__(worker)
+        self.num_cpus = num_cpus
+        self.is_closed = False
+        self.waited_s = 0.0
+        self.buffer: deque[Child] = deque()
+        self.untaught: dict[bytes, Any] = {}
+        self.own = OwnChildren(self)
+        self._ids = itertools.count(1)
+        self._told: set[bytes] = set()
+
+    def bind(
+        self, function: Exportable, options: Options, again: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
+        """Return what submits a call of a function."""
+        if options.num_cpus > self.num_cpus:
+            from ...errors import InfeasibleTaskError
+
+            raise InfeasibleTaskError(
+                f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
+                f"{self.num_cpus:g}, which is what the engine has"
+            )
+        num_cpus, num_returns, max_retries, classes, name, batching = options.astuple()
+        if isinstance(classes, tuple):
+            classes = serialize(classes)  # nothing of the user's enters a frame as it is
+        astuple = (num_cpus, num_returns, max_retries, classes, name, batching)
+
+        def submit(*args: Any, **kwargs: Any) -> Any:
+            return self._submit(function, astuple, options, args, kwargs)
+
+        return submit
+
+    def _submit(
+        self,
+        function: Exportable,
+        astuple: tuple[Any, ...],
+        options: Options,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        self._check_open()
+        uid = function.identify()
+        outpost, name = self.worker.outpost, options.name
+        packed_function = None
+        if not function.is_exported and uid not in self._told:
+            packed_function = pack_or_name(
+                function.function, outpost, what="function", name=function.name, task_name=name
+            )
+        names = tuple(kwargs)
+        count = len(args) + len(names)
+        code = getattr(function.function, "__code__", None)
+        # First everything is packed, then it is lent: what can't be sent must not be owned by nobody.
+        packed_args = [
+            self._pack_arg(arg, argument_name(i, count, names, code), name)
+            for i, arg in enumerate((*args, *kwargs.values()))
+        ]
+        base = self.worker.uid << UID_SHIFT
+        refs = [self._borrow(base | next(self._ids)) for _ in range(max(1, options.num_returns))]
+        batch = self.worker.batch
+        child = (
+            [ref._id for ref in refs],
+            uid,
+            function.name,
+            None if packed_function is None else self._wire(packed_function),
+            astuple,
+            [self._wire(arg) for arg in packed_args],
+            names,
+            None if batch is None else (batch.seq, self.worker.words[control.STARTED]),
+        )
+        for ref in refs:
+            ref.place = LATENT
+        self.buffer.append(
+            Child(child, function, options, packed_args, names, packed_function, refs, (args, kwargs))
+        )
+        if packed_function is not None:
+            self._told.add(uid)
+        if len(self.buffer) >= SHIP_AT:
+            self.send_open()
+        else:
+            self.worker.wake_reporter()
+        if options.num_returns == 0:
+            return None
+        return refs[0] if options.num_returns == 1 else list(refs)
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            current.check_not_foreign()
+
+    def has_unsent(self) -> bool:
+        """Say whether children wait to be sent."""
+        return bool(self.buffer)
+
+    def ship(self, most: int = 1 << 30) -> None:
+        """Send the collected children, the oldest first. The caller holds the worker's send lock."""
+        taken: list[Child] = []
+        while self.buffer and len(taken) < most:
+            try:
+                taken.append(self.buffer.popleft())
+            except IndexError:
+                break
+        if not taken:
+            return
+        wires = []
+        for child in taken:
+            wire = child.wire
+            if self.untaught:
+                function = self.untaught.pop(wire[1], None)
+                if function is not None:
+                    wire = (*wire[:3], function, *wire[4:])
+            wires.append(wire)
+            for ref in child.refs:
+                ref.place = SENT
+        self.worker.channel.send((SUBMIT, wires))
+
+    def send_open(self, most: int = 1 << 30) -> None:
+        """Send the collected children now, or only the oldest."""
+        worker = self.worker
+        worker.shield()
+        try:
+            with worker.send_lock:
+                self.ship(most)
+        finally:
+            worker.unshield()
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a value and return a ref to it."""
+        if isinstance(value, ObjectRef):
+            raise TypeError("put() got an ObjectRef - expected a value; pass the ref itself instead")
+        self._check_open()
+        packed = self._pack_arg(value, "value", "put")
+        ref = self._borrow(self.worker.uid << UID_SHIFT | next(self._ids))
+        self.send_value(ref, packed)
+        if is_atom(value):
+            ref._state, ref._value = READY, value
+        return ref
+
+    def send_value(self, ref: BorrowedRef, value: Any) -> None:
+        """Tell the driver the value of a ref that it does not know: an atom, packed, or an error's wire."""
+        self.worker.shield()  # what is lent, and a ref that counts as sent, must arrive
+        try:
+            wire = self._wire(value)
+            self.send_open()  # the value may hold refs of tasks that lie in the buffer
+            self.worker.send((PUT, ref._id, wire))
+        finally:
+            self.worker.unshield()
+
+    def untell(self) -> None:
+        """Forget the functions of children that have all run here, which the driver has never heard of."""
+        with self.worker.send_lock:
+            if not self.buffer and threading.active_count() <= 2:  # nobody is about to submit one
+                self._told.difference_update(self.untaught)
+                self.untaught.clear()
+
+    def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
+        """Ask the driver to cancel a task."""
+        self._check_open()
+        if ref._state.__class__ is int:
+            return
+        self.send_open()
+        self.worker.send((CANCEL_REF, ref._id, force, recursive))
