@@ -85,18 +85,27 @@ def run_really(n_workers: int, n_loops: int, n_tasks: int) -> tuple[float, list[
     return took_s, recorder.costs_s
 
 
-def simulate(n_workers: int, costs_s: list[float], world: Costs) -> float:
+def simulate(n_workers: int, costs_s: list[float], world: Costs, warm_message_s: float) -> float:
     """Replay a trace; return the makespan in virtual time."""
     warm_up = [Task(1, WARM_UP_S) for _ in range(4 * n_workers)]
     bursts = [Burst(0.0, warm_up), Burst(AFTER_WARM_UP_S, [Task(0, cost_s) for cost_s in costs_s])]
     has_driver_cpu = n_workers < machine.n_cpus() and not machine.is_busy()
     policy = Policy(n_workers)
-    simulation = Simulation(bursts, n_workers, policy=policy, costs=world, has_driver_cpu=has_driver_cpu)
+    simulation = Simulation(
+        bursts, n_workers, policy=policy, costs=world, has_driver_cpu=has_driver_cpu,
+        warm_message_s=warm_message_s,
+    )  # fmt: skip
     return simulation.run() - AFTER_WARM_UP_S
 
 
 def calibrate_case(
-    n_workers: int, grain_s: float, n_loops: int, rounds: int, world: Costs, scale: float
+    n_workers: int,
+    grain_s: float,
+    n_loops: int,
+    rounds: int,
+    world: Costs,
+    warm_message_s: float,
+    scale: float,
 ) -> dict[str, Any]:
     """Compare real with predicted makespans."""
     runs = []
@@ -105,7 +114,7 @@ def calibrate_case(
         runs.append(
             {
                 "real_s": took_s,
-                "predicted_s": simulate(n_workers, costs_s, world),
+                "predicted_s": simulate(n_workers, costs_s, world, warm_message_s),
                 "task_s": statistics.fmean(costs_s),
                 "n_tasks": len(costs_s),
             }
@@ -167,7 +176,8 @@ def main() -> None:
     if machine.is_busy():
         header["warning"] = "other programs were running at the start: run it again on a quiet machine"
         print(header["warning"], file=sys.stderr)
-    world = measure().world()
+    measured = measure()
+    world, warm_message_s = measured.world(), measured.warm_message_s()
     costs = {name: getattr(world, name) for name in Costs.__slots__}
     print("costs:", ", ".join(f"{name} {format_value(cost, 'us')}" for name, cost in costs.items()))
     cases = []
@@ -177,7 +187,9 @@ def main() -> None:
             for grain_s in COUNTS:
                 n_loops = burning.loops_of(Path(folder), grain_s)
                 scale = 0.2 if options.quick else 1.0
-                cases.append(calibrate_case(n_workers, grain_s, n_loops, options.rounds, world, scale))
+                cases.append(
+                    calibrate_case(n_workers, grain_s, n_loops, options.rounds, world, warm_message_s, scale)
+                )
                 print(show(cases[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     text = show(cases)
     print(text)

@@ -26,6 +26,8 @@ STUCK_S = 20.0
 FEW = 64
 """So many workers can be looked at after each event."""
 TINY = 1e-9
+WARM_S = 1e-3
+"""A message that comes so soon after another finds warm caches."""
 
 
 class Simulation:
@@ -33,6 +35,7 @@ class Simulation:
 
     Attributes:
         costs: what messages cost in this world; by default what the policy assumes.
+        warm_message_s: what a message costs that soon follows another; by default the same.
         has_driver_cpu: the driver has a CPU of its own; else what it does for a batch takes a worker's time.
         trace: what the driver sent and took back: (time, what, worker, key, count).
         crumbs: batches sent while it submitted that were not worth a message.
@@ -43,10 +46,12 @@ class Simulation:
     def __init__(
         self, bursts: Sequence[Burst], num_cpus: float, cpus: Mapping[Hashable, float] | None = None,
         deaths: Sequence[float] = (), seed: int = 0, policy: Policy | None = None,
-        costs: Costs | None = None, has_driver_cpu: bool = True,
+        costs: Costs | None = None, has_driver_cpu: bool = True, warm_message_s: float | None = None,
     ) -> None:  # fmt: skip
         self.policy = policy or Policy(num_cpus)
         self.costs = costs or self.policy.costs
+        self.warm_message_s = self.costs.message_s if warm_message_s is None else warm_message_s
+        self._last_message_s = -1.0
         self.has_driver_cpu = has_driver_cpu
         self.cpus = cpus or {}
         # What workers are told not to undercut: the reports of all must not keep the driver busy.
@@ -95,9 +100,14 @@ class Simulation:
     def _spend(self, time_s: float) -> None:
         self.busy_until = max(self.busy_until, self.now) + time_s
 
+    def _message_s(self) -> float:
+        """Return what the next message costs: less if the last one has left the caches warm."""
+        last_s, self._last_message_s = self._last_message_s, max(self.busy_until, self.now)
+        return self.warm_message_s if self._last_message_s - last_s < WARM_S else self.costs.message_s
+
     def stolen_s(self, count: int) -> float:
         """Return what the driver takes of a worker's time for a batch of so many tasks."""
-        return 0.0 if self.has_driver_cpu else 2 * self.costs.message_s + count * self.costs.finish_s
+        return 0.0 if self.has_driver_cpu else 2 * self._message_s() + count * self.costs.finish_s
 
     def register(self, task: Task) -> Task:
         self.tasks.append(task)
@@ -277,7 +287,7 @@ class Simulation:
             self._measure_held(worker)
         self._num_sent += 1
         self.trace.append((self.now, "send", worker.number, key, len(items)))
-        self._spend(self.costs.message_s)
+        self._spend(self._message_s())
         self.at(self.busy_until + self.costs.round_trip_s / 2, worker.deliver, batch)
 
     def _hint(self, key: int) -> int:
@@ -324,7 +334,7 @@ class Simulation:
             count -= batch.stop - start
             self.num_taken += batch.stop - start
             self.trace.append((self.now, "take", worker.number, batch.items[start].key, batch.stop - start))
-            self._spend(self.costs.message_s)
+            self._spend(self._message_s())
             self._requeue(worker, batch, start)
 
     def _requeue(self, worker: Worker, batch: Batch, start: int) -> None:
@@ -347,7 +357,7 @@ class Simulation:
     def _read(self, worker: Worker) -> None:
         while worker.inbox:
             kind, *rest = worker.inbox.popleft()
-            self._spend(self.costs.message_s)
+            self._spend(self._message_s())
             if kind == "results":
                 self._on_results(worker, *rest)
             else:
@@ -396,7 +406,7 @@ class Simulation:
                 wait.worker.stack.remove(wait)
                 wait.worker.batches[wait.seq].is_blocked = False
                 self._count_blocked(wait.worker)
-                self._spend(self.costs.message_s)
+                self._spend(self._message_s())
                 self.at(self.busy_until + self.costs.round_trip_s / 2, wait.worker.deliver, wait.tasks)
 
     def _on_want(self, worker: Worker, seq: int, index: int, children: list[Task]) -> None:

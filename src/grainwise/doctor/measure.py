@@ -65,6 +65,10 @@ class Measured:
         """Return the costs for a simulator: batches are milliseconds apart, so messages find caches cold."""
         return Costs(**{**{name: self.least[name] for name in COSTS}, "message_s": self.least["cold_s"]})
 
+    def warm_message_s(self) -> float:
+        """Return what a message costs that soon follows another."""
+        return self.least["message_s"]
+
 
 def measure(rounds: int = 5, on_round: Callable[[int], None] = lambda number: None) -> Measured:
     """Measure everything, in a session of its own; about half a second a round.
