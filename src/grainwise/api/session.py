@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _start_lock = _thread.allocate_lock()
 _has_exit_hooks = False
+_is_exiting = False
 
 
 def init(
@@ -91,6 +92,10 @@ def engine() -> EngineLike:
     running = current.current()
     if running is not None and not running.is_closed:
         return running
+    if _is_exiting:
+        from ..engine.driver.engine import freeze_daemon
+
+        freeze_daemon()  # a thread that goes on at the end of the program starts no new session
     with _start_lock:
         running = current.current()
         if running is not None and not running.is_closed:
@@ -121,6 +126,8 @@ def _start(settings: Any) -> EngineLike:
 
 
 def _shutdown_at_exit() -> None:
+    global _is_exiting
+    _is_exiting = True
     engine: Any = current.current()
     if engine is not None and hasattr(engine, "is_exiting"):
         engine.is_exiting = True

@@ -128,6 +128,8 @@ class Engine:
         """
         current.check_not_foreign()
         if self.is_closed:
+            if self.is_exiting:
+                freeze_daemon()
             raise EngineClosedError(
                 "the engine has been shut down - expected a running engine - call grainwise.init() again and "
                 "use its new refs"
@@ -260,6 +262,8 @@ class Engine:
             return value
         if state == PACKED:
             return read_value(value)
+        if self.is_exiting and isinstance(value, EngineClosedError):
+            freeze_daemon()
         raise crash.fresh(value)
 
     def wait(
@@ -317,7 +321,7 @@ class Engine:
     def _still_open(self, is_done: Callable[[], bool]) -> bool:
         if not is_done():
             if self.is_exiting:
-                _freeze_daemon()
+                freeze_daemon()
             self.check_open()
         return True
 
@@ -501,7 +505,7 @@ class _PutSink:
         return self._store.put(parts)
 
 
-def _freeze_daemon() -> None:
+def freeze_daemon() -> None:
     """At the end of the program daemon threads stop where they are, silently, as Python has it."""
     import threading
 

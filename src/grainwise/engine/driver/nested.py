@@ -142,6 +142,7 @@ def _submit(
         borders.lend_ref(ref, handle)
         refs.append(ref)
     call = Call(tuple(args), names, nbytes)
+    batch = None
     if parent is not None:
         call.parent = (handle.uid, *parent)
         batch = handle.batches.get(parent[0])
