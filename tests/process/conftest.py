@@ -18,5 +18,5 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def what_other_tests_have_loaded_is_not_warmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Templates import what the program has loaded; pandas, which other tests load, takes each of them 0.3 s."""
+    """Templates import what the program has; pandas, which other tests load, takes each of them 0.3 s."""
     monkeypatch.setattr(pool, "WARM_MODULES", ("numpy",))
