@@ -5,9 +5,14 @@ A task that sleeps would leave its CPU to the driver, and flatter systems whose 
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from benchmarks.row import Bench, Form, Run, Samples
 
 FILE = "loops.json"
 SAMPLE_S = 0.02
@@ -49,3 +54,16 @@ def loops_of(folder: Path, duration_s: float) -> int:
     """How far to count so that one call takes `duration_s` on an undisturbed CPU."""
     costs = json.loads((folder / FILE).read_text())
     return max(1, round((duration_s - costs["call_s"]) / costs["loop_s"]))
+
+
+def measure(form: Form, run: Run, check: Callable[[Any], None], bench: Bench) -> Samples:
+    """Time each of the parts that a form's run yields: (name, loops that its tasks count, what to time)."""
+    samples: Samples = {}
+    for name, total, calls in run():
+        gc.collect()
+        start = time.perf_counter()
+        result = calls()
+        samples[name] = [time.perf_counter() - start]
+        assert sum(result) == total, "wrong result"
+        del result
+    return samples

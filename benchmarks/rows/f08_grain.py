@@ -12,14 +12,12 @@ Goal: at least 0.85 of the best tuned peer's efficiency at 10 µs, 0.95 from 100
 from __future__ import annotations
 
 import functools
-import gc
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.burning import burn, burn_all, calibrate, loops_of
+from benchmarks.burning import burn, burn_all, calibrate, loops_of, measure
 from benchmarks.figures import Figures, Goal
-from benchmarks.row import Bench, Form, Row, Run, Samples
+from benchmarks.row import Bench, Row, Run
 
 GRAINS_S = {"1 µs": 1e-6, "10 µs": 1e-5, "100 µs": 1e-4, "1 ms": 1e-3, "10 ms": 1e-2, "100 ms": 1e-1}
 GOALS = {"10 µs": 0.85, "100 µs": 0.95, "1 ms": 0.95, "10 ms": 0.95, "100 ms": 0.95}
@@ -46,19 +44,6 @@ def grains(bench: Bench, calls: Calls, from_s: float = 0.0) -> Run:
                 yield name, sum(counts), functools.partial(calls, counts)
 
     return run
-
-
-def measure(form: Form, run: Run, check: Callable[[Any], None], bench: Bench) -> Samples:
-    """Time each grain by itself."""
-    samples: Samples = {}
-    for name, total, calls in run():
-        gc.collect()
-        start = time.perf_counter()
-        result = calls()
-        samples[name] = [time.perf_counter() - start]
-        assert sum(result) == total, "wrong result"
-        del result
-    return samples
 
 
 def efficiency(figures: Figures, key: str, metric: str) -> float:

@@ -11,16 +11,14 @@ Goal: at most 1.15 × the limit in all three orders.
 from __future__ import annotations
 
 import functools
-import gc
 import heapq
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.burning import burn, burn_all, calibrate, loops_of
+from benchmarks.burning import burn, burn_all, calibrate, loops_of, measure
 from benchmarks.figures import Figures, Goal
-from benchmarks.row import Bench, Form, Row, Run, Samples
+from benchmarks.row import Bench, Row, Run
 
 N_SHORT, SHORT_S = 1_996, 1e-3
 N_LONG, LONG_S = 4, 0.5
@@ -44,18 +42,6 @@ def orders(bench: Bench, calls: Calls) -> Run:
             yield name, sum(counts), functools.partial(calls, counts)
 
     return run
-
-
-def measure(form: Form, run: Run, check: Callable[[Any], None], bench: Bench) -> Samples:
-    """Time each order by itself."""
-    samples: Samples = {}
-    for name, total, calls in run():
-        gc.collect()
-        start = time.perf_counter()
-        result = calls()
-        samples[name] = [time.perf_counter() - start]
-        assert sum(result) == total, "wrong result"
-    return samples
 
 
 def judge(figures: Figures) -> list[Goal]:

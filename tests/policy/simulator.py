@@ -16,7 +16,7 @@ from typing import Any
 from grainwise.engine.driver.backstop import TICK_S
 from grainwise.engine.driver.dispatcher import BLOCK_S
 from grainwise.engine.driver.nested import IN_PLACE_S
-from grainwise.engine.worker.reporting import EAGER_S, REPORT_S
+from grainwise.engine.worker.reporting import intervals
 from grainwise.grain.costs import Costs
 from grainwise.grain.policy import Policy, Progress, Send
 from grainwise.grain.roster import MAX_EXTRA_WORKERS
@@ -55,8 +55,8 @@ class Simulation:
         self.has_driver_cpu = has_driver_cpu
         self.cpus = cpus or {}
         # What workers are told not to undercut: the reports of all must not keep the driver busy.
-        self.report_s = max(REPORT_S, self.policy.quantum_s)
-        self.eager_s = max(EAGER_S, 2 * num_cpus * self.policy.costs.message_s)
+        policy = self.policy
+        self.report_s, self.eager_s = intervals(num_cpus, policy.quantum_s, policy.costs.message_s)
         self.now = self.busy_until = self.coexisted_s = self.most_held_s = 0.0
         self.trace: list[tuple[float, str, int, int, int]] = []
         self.crumbs: list[Send] = []

@@ -383,6 +383,8 @@ class Dispatcher:
         """Have a result reported as soon as it is there, or the next one of each worker; only a hint."""
         for handle in self.engine.pool.workers.values():
             for batch in handle.batches.values():
+                if batch.stop <= 1:
+                    continue  # its end is its report
                 try:
                     index = batch.base if ref is None else batch.refs.index(ref, batch.base, batch.stop)
                 except ValueError:

@@ -289,7 +289,7 @@ class Engine:
                 pending = still
                 return left <= 0
 
-            self.wait_until(is_done, timeout_s, _ANY if rest[1:] else rest[0])
+            self.wait_until(is_done, timeout_s, _ANY if len(rest) > 1 else rest[0])
             ready, rest = split()
         return ready, rest
 

@@ -320,19 +320,7 @@ class Submissions:
         found = variants.get((size_class, home))
         if found is None:
             sized = None if home is None else self._variant(spec, nbytes)
-            found = TaskSpec(
-                spec.function,
-                num_cpus=spec.num_cpus,
-                num_returns=spec.num_returns,
-                max_retries=spec.max_retries,
-                retry_exceptions=spec.retry_exceptions,
-                name=spec.name,
-                batching=spec.batching,
-                cost=0 if sized is None else sized.number,
-                home=home,
-            )
-            found.has_calls = True
-            found.has_killed = spec.has_killed
+            found = spec.variant(0 if sized is None else sized.number, home)
             variants[size_class, home] = self._specs[spec.number, size_class, home] = found
         return found
 

@@ -122,7 +122,7 @@ class Template:
         import traceback  # noqa: F401
 
         from ...errors import dual, tracebacks  # noqa: F401
-        from ...grain import policy  # noqa: F401
+        from ...grain import costs, sizes  # noqa: F401
         from ...objects import culprit, outpost  # noqa: F401
         from ..wire import failures  # noqa: F401
         from ..worker import inside, loop  # noqa: F401

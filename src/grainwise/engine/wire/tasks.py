@@ -145,6 +145,24 @@ class TaskSpec:
         self.has_killed = False
         self.sends_children = False
 
+    def variant(self, cost: int, home: int | None) -> TaskSpec:
+        """Return a spec of the same calls, for some with large arguments: see `cost` and `home`."""
+        made = TaskSpec(
+            self.function,
+            num_cpus=self.num_cpus,
+            num_returns=self.num_returns,
+            max_retries=self.max_retries,
+            retry_exceptions=self.retry_exceptions,
+            name=self.name,
+            batching=self.batching,
+            cost=cost,
+            home=home,
+        )
+        made.has_calls = True
+        made.has_killed = self.has_killed
+        made.sends_children = self.sends_children
+        return made
+
     def __del__(self) -> None:
         dead_keys.append(self.number)
 

@@ -23,7 +23,7 @@ from ..wire import claims, control
 from ..wire.channel import Channel
 from ..wire.tasks import EACH, EAGER, EXIT, FORGET, FREE, FUNCTION, READY_TO_RUN, RUN, VALUES
 from .batch import Batch, Cancelled, HandBackError, InheritedError
-from .reporting import EAGER_S, REPORT_S, Reporting
+from .reporting import Reporting, intervals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -294,7 +294,8 @@ def run_worker(
     """Set up a freshly forked worker and serve until the driver is gone."""
     import socket
 
-    from ...grain.policy import Policy
+    from ...grain.costs import Costs
+    from ...grain.sizes import MAX_BATCH, Sizes
     from ...objects.outpost import Outpost
     from ...objects.store import Usage
     from ..processes.process import die_with_parent, redirect_output
@@ -323,10 +324,8 @@ def run_worker(
         worker.obtain_arena,
     )
     worker.inside = Inside(worker, settings)
-    # Of hundreds of workers, each with a message every 5 ms, the driver would do nothing but read them.
-    policy = Policy(settings["num_cpus"])
-    worker.report_s = max(REPORT_S, policy.quantum_s)
-    worker.eager_s = max(EAGER_S, 2 * policy.num_cpus * policy.costs.message_s)
+    sizes = Sizes(settings["num_cpus"], Costs(), MAX_BATCH)
+    worker.report_s, worker.eager_s = intervals(sizes.num_cpus, sizes.quantum_s, sizes.costs.message_s)
     _signal.signal(_signal.SIGINT, worker.on_interrupt)
     _signal.signal(_signal.SIGURG, worker.unclaim)
     os.register_at_fork(after_in_child=worker.after_fork)

@@ -63,7 +63,6 @@ class OwnChildren:
         self._usual_s: dict[bytes, float] = {}
         self._depth = 0
         self._beat = 0.0
-        self.num_run = 0
 
     def run(self, missing: dict[int, ObjectRef[Any]]) -> None:
         """Run children that the running task waits for, as long as they are tiny and nobody else has them."""
@@ -211,7 +210,6 @@ class OwnChildren:
         if failure is not None:
             ref._value, ref._state = read_error(error_wire(failure, child.options.name)), FAILED
         ref.dropped = inside.nowhere if ref.place == HERE else inside.dropped
-        self.num_run += 1
         uid = child.function.identify()
         cpu_s = thread_time() - begin_cpu
         usual_s = self._usual_s.get(uid, cpu_s)

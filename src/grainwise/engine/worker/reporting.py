@@ -32,6 +32,14 @@ EAGER_S = 150e-6
 IDLE_TICKS = 20
 
 
+def intervals(num_cpus: float, quantum_s: float, message_s: float) -> tuple[float, float]:
+    """Return after how long results are reported, and after how long if somebody waits for single ones.
+
+    Of hundreds of workers, each with a message every 5 ms, the driver would do nothing but read them.
+    """
+    return max(REPORT_S, quantum_s), max(EAGER_S, 2 * num_cpus * message_s)
+
+
 class Reporting:
     """The half of a worker that talks. See the module docstring."""
 
