@@ -190,8 +190,10 @@ class Engine:
             if events and perf_counter() - begin < SPIN_S:
                 self._spin_misses = 0
             return events
-        except ValueError:
-            return ()  # closed by a shutdown in another thread
+        except (ValueError, OSError):
+            if self.is_closed:  # by another thread, or by a signal handler in the midst of the wait
+                return ()
+            raise
 
     def _on_event(self, fd: int) -> None:
         if fd == self.pool.template_fd:
