@@ -17,6 +17,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
+    from .api.map import MapResults as MapResults
+    from .api.map import map as map
+    from .api.map import starmap as starmap
     from .api.session import init as init
     from .api.session import is_initialized as is_initialized
     from .api.session import shutdown as shutdown
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
+    "map": "api.map",
+    "starmap": "api.map",
+    "MapResults": "api.map",
     "init": "api.session",
     "shutdown": "api.session",
     "is_initialized": "api.session",
@@ -42,6 +48,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "MapResults",
     "ObjectRef",
     "RemoteFunction",
     "cancel",
@@ -49,9 +56,11 @@ __all__ = [
     "get",
     "init",
     "is_initialized",
+    "map",
     "put",
     "remote",
     "shutdown",
+    "starmap",
     "wait",
 ]
 

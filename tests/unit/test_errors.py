@@ -46,6 +46,7 @@ OWN = [
     errors.WorkerCrashedError(task_name="t", pid=4, exit_code=3),
     errors.WorkerStartError(detail="ImportError: no module"),
     errors.TaskCancelledError(task_name="t"),
+    errors.TaskTimeoutError(task_name="t", timeout_s=2.0),
     errors.GetTimeoutError("no result after 3 s"),
     errors.ObjectStoreFullError(requested_bytes=3 << 30, capacity_bytes=2 << 30, used_bytes=1 << 30),
     errors.OutOfDiskError("disk full"),

@@ -5,6 +5,7 @@
     ├── WorkerCrashedError        a worker process died while it ran a task
     ├── WorkerStartError          worker processes fail before they can take a task
     ├── TaskCancelledError        the task was cancelled
+    ├── TaskTimeoutError          · TimeoutError   the task was stopped: it ran longer than it may
     ├── GetTimeoutError           · TimeoutError   `get` ran out of time
     ├── ObjectStoreFullError      no room for an object, neither in memory nor on disk
     ├── OutOfDiskError            the disk that objects spill to is full or read-only
@@ -43,6 +44,7 @@ __all__ = [
     "SerializationError",
     "TaskCancelledError",
     "TaskError",
+    "TaskTimeoutError",
     "WorkerCrashedError",
     "WorkerStartError",
     "trim_traceback",
@@ -230,6 +232,21 @@ class TaskCancelledError(GrainwiseError):
     def __init__(self, message: str = "", *, task_name: str = "") -> None:
         self.task_name = task_name
         super().__init__(message or f"task {task_name!r} was cancelled")
+
+
+class TaskTimeoutError(GrainwiseError, TimeoutError):
+    """The task ran longer than its `timeout` allows and was stopped.
+
+    Attributes:
+        task_name: The task.
+        timeout_s: What it was allowed, in seconds; None if unknown.
+    """
+
+    def __init__(self, message: str = "", *, task_name: str = "", timeout_s: float | None = None) -> None:
+        self.task_name = task_name
+        self.timeout_s = timeout_s
+        limit = "" if timeout_s is None else f" of {timeout_s:g} s"
+        super().__init__(message or f"task {task_name!r} was stopped - it ran longer than its timeout{limit}")
 
 
 class GetTimeoutError(GrainwiseError, TimeoutError):

@@ -31,10 +31,13 @@ class Key:
         max_probes: how many may be, then.
         is_suspect: one of them has killed a worker, and none has succeeded since.
         is_assumed: only `Keys.set_ready` tells the rest; tasks of it were sent otherwise.
+        is_alone: its batches hold nothing else.
+        max_workers: so many workers may hold tasks of it at once, 0 for all.
     """
 
     __slots__ = (
-        "cpus", "estimate", "home", "is_assumed", "is_suspect", "limit", "max_probes", "probes", "ready",
+        "cpus", "estimate", "home", "is_alone", "is_assumed", "is_suspect", "limit", "max_probes",
+        "max_workers", "probes", "ready",
     )  # fmt: skip
 
     def __init__(self, cpus: float, estimate: Estimate, limit: int, home: int | None) -> None:
@@ -47,6 +50,8 @@ class Key:
         self.max_probes = FIRST_PROBES
         self.is_suspect = False
         self.is_assumed = False
+        self.is_alone = False
+        self.max_workers = 0
 
 
 class Keys:
@@ -76,14 +81,16 @@ class Keys:
         self.has_free = False
 
     def set_ready(
-        self, name: Hashable, count: int, cpus: float, cost: Hashable | None, limit: int, home: int | None
-    ) -> int:
+        self, name: Hashable, count: int, cpus: float, cost: Hashable | None, limit: int, home: int | None,
+        is_alone: bool, max_workers: int,
+    ) -> int:  # fmt: skip
         """Set how many tasks of a key are ready, and return how many more that is; see `Policy.ready`."""
         key = self.known.get(name)
         if key is None or key.is_assumed:
             if not count:
                 return 0
             key = self.learn(name, cpus, cost, limit, home)
+            key.is_alone, key.max_workers = is_alone, max_workers
         before = key.ready
         if count and not before:
             self.turn[name] = None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.5
 """Share of its time that a submitting driver may talk."""
+ITEM_FACTOR = 4
+"""So many times as many may be in a batch of what costs the driver less than a task: see `driver.runs`."""
 MAX_MISFITS = 8
 """So many keys in turn that don't fit into what is left of a batch, and it goes as it is."""
 
@@ -95,7 +97,13 @@ class Packer:
             else:
                 if misfits >= MAX_MISFITS:
                     break
-                if mean_s is None or key.limit or key.is_suspect or not may_share(key.cpus, batch_cpus):
+                if (
+                    mean_s is None
+                    or key.limit
+                    or key.is_suspect
+                    or key.is_alone
+                    or not may_share(key.cpus, batch_cpus)
+                ):
                     count = 0
                 else:
                     fit = int((budget_s - worth_s) / max(mean_s, MIN_MEAN_S))
@@ -107,7 +115,7 @@ class Packer:
             parts.append((name, count))
             total += count
             worth_s += count * mean_s
-            if worth_s >= 0.9 * budget_s or total >= sizes.max_batch:
+            if key.is_alone or worth_s >= 0.9 * budget_s or total >= sizes.max_batch:
                 break
         if not parts:
             return None
@@ -166,4 +174,4 @@ class Packer:
         """Return how many tasks of a key a batch may hold, by what has come back so far."""
         mean_s = max(key.estimate.mean_s or 0.0, MIN_MEAN_S)
         most = max(2 * key.estimate.largest_batch, int(self._floor_s / mean_s) + 1)
-        return min(most, self._sizes.max_batch)
+        return min(most, ITEM_FACTOR * self._sizes.max_batch if key.is_alone else self._sizes.max_batch)

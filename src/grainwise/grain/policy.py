@@ -96,6 +96,8 @@ class Policy:
         cost: Hashable | None = None,
         limit: int = 0,
         home: int | None = None,
+        is_alone: bool = False,
+        max_workers: int = 0,
     ) -> None:
         """Set how many tasks of a key are ready to be sent now.
 
@@ -106,8 +108,10 @@ class Policy:
             cost: whose estimates it shares; its own by default.
             limit: tasks per batch as the user wants it; 0 leaves it to the rules.
             home: the worker that has their large input.
+            is_alone: its batches hold nothing else.
+            max_workers: so many workers may hold tasks of it at once; 0 for all.
         """
-        more = self._keys.set_ready(key, count, cpus, cost, limit, home)
+        more = self._keys.set_ready(key, count, cpus, cost, limit, home, is_alone, max_workers)
         if more > 0:
             self._packer.earn(more * self.costs.submit_s)
 

@@ -190,11 +190,23 @@ class Roster:
 
     def has_room(self, worker: Worker, key: Key) -> bool:
         """Say whether a worker may run a task of a key: there is a CPU for it, or it has taken one."""
+        if key.max_workers and not self.may_hold(worker, key):
+            return False
         if worker.held:
             return may_share(key.cpus, worker.cpus)
         if not key.cpus:
             return self.num_without_cpu() < MAX_EXTRA_WORKERS  # they must leave room for the others
         return self.cpus_in_use + key.cpus <= self.num_cpus + EPSILON
+
+    def may_hold(self, worker: Worker, key: Key) -> bool:
+        """Say whether one more worker may have tasks of a key, or this one has some already."""
+        num_others = 0
+        for other in self.workers.values():
+            if any(self._known_keys.get(name) is key for name in other.held):
+                if other is worker:
+                    return True
+                num_others += 1
+        return num_others < key.max_workers
 
     def num_without_cpu(self) -> int:
         """Return how many workers run tasks that occupy no CPU."""

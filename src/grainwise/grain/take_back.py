@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .fusion import EPSILON
 from .instructions import TakeBack
-from .roster import MAX_EXTRA_WORKERS
+from .roster import MAX_EXTRA_WORKERS, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .keys import Keys
     from .roster import Roster, Worker
     from .sizes import Sizes
+
+_NOBODY = Worker()
 
 
 class Rebalancer:
@@ -62,6 +64,8 @@ class Rebalancer:
             worker, seen = roster.workers.get(number), progress[number]
             if worker is None or not seen.unstarted or not worker.held:
                 continue
+            if not self._is_wanted(worker):
+                continue
             need = min(self._keys.known[name].cpus for name in worker.held)
             if need > room + EPSILON or (not need and slots_without_cpu <= 0):
                 continue  # nobody could run it: what is ready now is so because it needs more, too
@@ -90,6 +94,11 @@ class Rebalancer:
             return seen.unstarted
         half = (spare + 1) // 2
         return seen.tied + half if half * mean_s >= least_s else 0
+
+    def _is_wanted(self, worker: Worker) -> bool:
+        """Say whether some other worker may have what this one holds."""
+        keys = [self._keys.known[name] for name in worker.held]
+        return any(not key.max_workers or self._roster.may_hold(_NOBODY, key) for key in keys)
 
     def _least_s(self, rest_s: float) -> float:
         """Return what a take is worth at least, in seconds, when so much has not begun in all."""

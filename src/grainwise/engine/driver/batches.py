@@ -14,7 +14,11 @@ class SentBatch:
     """A batch as the driver sees it. A batch is a transport, not a unit of failure.
 
     Attributes:
-        refs: the items, in order.
+        refs: the items, in order: refs, or what a run has sent: atoms, calls, or a slice.
+        run: the run that they belong to, if they have no refs; first: the number of the first one there.
+        item_flags: how a run's items are to be called.
+        timeout_s: how long an item may run; timed_out: those that ran longer.
+        watched_item: the one that ran at the last look, and watched_since: when it was seen first.
         spec: what the first items are calls of.
         parts: (end, spec) of each run of items of one spec, where there are several; else None.
         num_free: the items from here on are followers: they take results of items before them.
@@ -27,14 +31,15 @@ class SentBatch:
     """
 
     __slots__ = (
-        "base", "calls", "cancelled", "children", "flags", "is_blocked", "num_free", "parts", "refs",
-        "seq", "spec", "stop",
+        "base", "calls", "cancelled", "children", "first", "flags", "is_blocked", "item_flags", "num_free",
+        "parts", "refs", "run", "seq", "spec", "stop", "timed_out", "timeout_s", "watched_item",
+        "watched_since",
     )  # fmt: skip
 
     def __init__(
         self,
         seq: int,
-        refs: list[ObjectRef[Any]],
+        refs: Any,
         parts: list[tuple[int, TaskSpec]],
         flags: int,
         num_free: int,
@@ -51,6 +56,13 @@ class SentBatch:
         self.is_blocked = False
         self.children: dict[int, dict[ObjectRef[Any], None]] | None = None
         self.cancelled: set[int] = set()
+        self.run = self.spec.run
+        self.first = 0
+        self.item_flags = 0
+        self.timeout_s = None if self.run is None else self.run.timeout_s
+        self.timed_out: set[int] = set()
+        self.watched_item = -1
+        self.watched_since = 0.0
 
     def spec_at(self, index: int) -> TaskSpec:
         """Return what an item is a call of."""

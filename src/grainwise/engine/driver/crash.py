@@ -17,7 +17,7 @@ from ...errors import GrainwiseError, InternalError, TaskCancelledError, WorkerC
 from ..processes import template
 from ..processes.process import read_crash
 from ..wire import control
-from ..wire.tasks import EXIT, Call, TaskSpec
+from ..wire.tasks import CAREFUL, EXIT, Call, TaskSpec
 from . import nested
 
 TYPE_CHECKING = False
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..processes.pool import WorkerHandle
     from .batches import SentBatch
     from .engine import Engine
+    from .runs import Run
 
 if not TYPE_CHECKING:
     import _signal
@@ -101,9 +102,11 @@ def _last_words(engine: Engine, handle: WorkerHandle) -> str:
 
 def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int | None) -> bool:
     """Decide about the items of a dead worker's batch; say whether one of them may be to blame."""
-    rest = batch.refs[batch.base : batch.stop]
-    if not rest:
+    if batch.base >= batch.stop:
         return False
+    if batch.run is not None:
+        return _settle_run(engine, handle, batch, batch.run, started)
+    rest = batch.refs[batch.base : batch.stop]
     found = batch.is_blocked  # a child on top of it died, or somebody killed the worker
     if found and started is None:
         # Next time nothing runs on top of it: children that differ each time would kill it for ever.
@@ -127,6 +130,26 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
         found = True
     engine.dispatcher.queue_first(rest)
     return found
+
+
+def _settle_run(
+    engine: Engine, handle: WorkerHandle, batch: SentBatch, run: Run, started: int | None
+) -> bool:
+    """Decide about the items of a run's batch; say whether one of them may be to blame."""
+    is_known = started is not None and batch.base <= started < batch.stop
+    in_child = is_known and handle.words[control.IN_CHILD]
+    if in_child or (batch.is_blocked and not is_known):  # as for tasks: see `_settle`
+        batch.spec.sends_children = True
+    if is_known and handle.words[control.LOOSE]:
+        run.put_back(batch, batch.base, batch.stop, CAREFUL)
+        return True
+    if not is_known or in_child or started is None:
+        run.put_back(batch, batch.base, batch.stop)
+        return bool(batch.is_blocked or in_child)
+    run.put_back(batch, started + 1, batch.stop)
+    run.put_back(batch, batch.base, started)
+    run.died(batch, started, _crashed(handle, batch, started))
+    return True
 
 
 def _crashed(handle: WorkerHandle, batch: SentBatch, index: int) -> WorkerCrashedError:
@@ -199,6 +222,9 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
     """Resolve all that is outstanding with an error. The caller has the turn."""
     for handle in engine.pool.workers.values():
         for batch in list(handle.batches.values()):
+            if batch.run is not None:
+                batch.run.fail(error)
+                continue
             for ref in batch.refs[batch.base :]:
                 if ref._state.__class__ is TaskSpec:
                     engine.results.fail(ref, error)
@@ -209,6 +235,9 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
 
 def fail_queue(engine: Engine, spec: TaskSpec, error: BaseException) -> None:
     """Resolve what is submitted and not sent with an error. The caller has the turn."""
+    if spec.run is not None:
+        spec.run.fail(error)
+        return
     while spec.open:
         ref = spec.open.popleft()
         if ref._state is spec:
@@ -240,8 +269,11 @@ def cancel(engine: Engine, ref: ObjectRef[Any], *, force: bool, recursive: bool)
 
 
 def _index(batch: SentBatch, ref: ObjectRef[Any]) -> int | None:
+    if batch.run is not None:
+        return None
     try:
-        return batch.refs.index(ref, batch.base, batch.stop)
+        index: int = batch.refs.index(ref, batch.base, batch.stop)
+        return index
     except ValueError:
         return None
 

@@ -13,7 +13,9 @@ from ...grain.policy import Policy, Progress, Send, may_share
 from ...objects.ref import FAILED
 from ..wire import claims, control
 from ..wire.channel import encode
+from ..wire.slices import Slice
 from ..wire.tasks import (
+    CAREFUL,
     EACH,
     EAGER,
     FORGET,
@@ -21,6 +23,7 @@ from ..wire.tasks import (
     FUNCTION,
     FUSED,
     LENDS_CPU,
+    LOOSE,
     RUN,
     Call,
     TaskSpec,
@@ -29,6 +32,7 @@ from ..wire.tasks import (
 )  # fmt: skip
 from . import crash
 from .batches import SentBatch, parts_of
+from .runs import unlend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,6 +106,8 @@ class Dispatcher:
                     cost=spec.cost,
                     limit=spec.batching,
                     home=spec.home,
+                    is_alone=spec.run is not None,
+                    max_workers=0 if spec.run is None else spec.run.max_workers,
                 )
             sends = policy.dispatch(waiting)
             try:
@@ -153,6 +159,10 @@ class Dispatcher:
             handle = self._start(send.worker)
         if handle is None or not handle.can_take():
             self._unsend(send, ())
+            return
+        first = specs[send.parts[0][0]]
+        if first.run is not None:
+            self._send_run(handle, first, send)
             return
         refs: list[ObjectRef[Any]] = []
         parts: list[tuple[int, TaskSpec]] = []
@@ -335,16 +345,65 @@ class Dispatcher:
             ):
                 flags |= EAGER
         self.post(handle, (RUN, seq, flags, values, wire_parts))
-        handle.next_seq = seq + 1
+        batch = self._note_sent(handle, SentBatch(seq, refs, parts, flags, num_free))
+        batch.calls = calls
+
+    def _send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
+        """Send items of a run."""
+        run = spec.run
+        ((key, wanted),) = send.parts
+        if run is None or not run.pieces:
+            self._unsend(send, ())
+            return
+        first, items, item_flags = run.pieces.take(wanted)
+        count = len(items)
+        if count < wanted:
+            self.policy.returned(send.worker, key, wanted - count)
+        seq = handle.next_seq
+        calls = None
+        is_loose = not item_flags & CAREFUL and run.timeout_s is None
+        try:
+            self._teach(handle, spec, seq, 0)
+            values = items
+            if isinstance(items, Slice):
+                values = items.wire(self.engine.borders.lender(handle))
+            elif items.__class__ is list and Call in set(map(type, items)):
+                calls = items
+                is_loose = False
+                lend = self.engine.borders.lender(handle)
+                values = [item.wire(lend) if item.__class__ is Call else item for item in items]
+            part = (count, spec.function.id, self._hint(spec), 1, spec.name)
+            flags = item_flags & ~CAREFUL | (
+                LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children else 0
+            )
+            at = control.claim_word(seq)
+            handle.words[at] = 0
+            handle.words[at + 1] = NO_LIMIT
+            if is_loose:
+                flags |= LOOSE
+            self.post(handle, (RUN, seq, flags, values, [part], first))
+        except BaseException as error:  # no worker may seem busy for ever
+            self.policy.returned(send.worker, key, count)
+            self.policy.ended(send.worker)
+            if not isinstance(error, GrainwiseError):
+                run.pieces.put_first(first, items, item_flags)
+                raise
+            run.fail(error)  # such as an argument of an earlier session
+            return
+        batch = self._note_sent(handle, SentBatch(seq, items, [(count, spec)], flags, -1))
+        batch.first, batch.item_flags, batch.calls = first, item_flags, calls
+
+    def _note_sent(self, handle: WorkerHandle, batch: SentBatch) -> SentBatch:
+        handle.next_seq = batch.seq + 1
         if not handle.batches:
             handle.last_progress = (-1, -1, 0.0)  # its time of rest is not the run time of what comes now
-        if num_free < 0:
-            num_free = len(refs)
-        batch = handle.batches[seq] = SentBatch(seq, refs, parts, flags, num_free)
-        batch.calls = calls
+        if batch.num_free < 0:
+            batch.num_free = batch.stop
+        handle.batches[batch.seq] = batch
         self.num_sent += 1
         self.engine.counters.batches += 1
-        self.engine.counters.tasks += len(refs)
+        self.engine.counters.tasks += batch.stop
+        return batch
 
     def _teach(self, handle: WorkerHandle, spec: TaskSpec, seq: int, index: int) -> None:
         """Send a worker the function of a spec, ahead of the first batch with it."""
@@ -383,7 +442,7 @@ class Dispatcher:
         """Have a result reported as soon as it is there, or the next one of each worker; only a hint."""
         for handle in self.engine.pool.workers.values():
             for batch in handle.batches.values():
-                if batch.stop <= 1:
+                if batch.stop <= 1 or batch.run is not None:
                     continue  # its end is its report
                 try:
                     index = batch.base if ref is None else batch.refs.index(ref, batch.base, batch.stop)
@@ -454,6 +513,12 @@ class Dispatcher:
 
     def requeue(self, handle: WorkerHandle, batch: SentBatch, start: int) -> None:
         """Put the items of a batch from `start` on back to the front of their queues."""
+        if batch.run is not None:
+            unlend(self.engine, handle, batch, start)
+            batch.run.put_back(batch, start, batch.stop)
+            self.policy.returned(handle.number, batch.spec.number, batch.stop - start)
+            batch.stop = start
+            return
         refs = batch.refs[start : batch.stop]
         for call in (batch.calls or ())[start : batch.stop]:
             if call.__class__ is Call:

@@ -33,8 +33,10 @@ from ..wire.tasks import FREE, TaskSpec
 from . import crash
 from .backstop import Backstop
 from .borders import Borders
+from .deadlines import Deadlines
 from .dispatcher import Dispatcher
 from .results import Results
+from .runs import Run
 from .submissions import Submissions
 from .turn import Leadership, Turn
 
@@ -99,6 +101,7 @@ class Engine:
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
         self.results = Results(self)
+        self.deadlines = Deadlines(self)
         self.backstop = Backstop(self)
         self.num_waiting = 0
         self.num_callbacks = 0
@@ -117,6 +120,20 @@ class Engine:
     ) -> Callable[..., Any]:
         """Return what submits a call of a function; `again` takes calls that come after this engine's end."""
         return self.submissions.bind(function, options, again)
+
+    def open_run(
+        self, function: Exportable, options: Options, timeout_s: float | None, max_workers: int
+    ) -> Run:
+        """Return a run of many calls without refs: see `runs`.
+
+        Args:
+            function: the function.
+            options: its options; `retry_exceptions` and `max_retries` hold for each item.
+            timeout_s: how long an item may run, None for as long as it takes.
+            max_workers: how many workers may have items of it at once, 0 for as many as there are.
+        """
+        self.check_open()
+        return Run(self, self.submissions.spec_of_run(function, options), timeout_s, max_workers)
 
     # -- keeping going ----------------------------------------------------------------------------------
 
@@ -160,6 +177,7 @@ class Engine:
                 return
             for fd, _ in events:
                 self._on_event(fd)
+            self.deadlines.look()
             dispatcher = self.dispatcher
             if dispatcher.active or dispatcher.num_sent or dispatcher.missed:
                 is_waiting = self.num_waiting > 0 or self.backstop.is_silent()

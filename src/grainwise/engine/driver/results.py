@@ -81,6 +81,9 @@ class Results:
         if batch is None:
             return
         end = start + len(values)
+        if batch.run is not None:
+            self._on_run_results(handle, batch, start, values, is_plain, times, stopped)
+            return
         refs = batch.refs if start == 0 and end == len(batch.refs) else batch.refs[start:end]
         is_quiet = not self.watchers and not self.dependents and not self.attempts
         if is_plain and is_quiet and not batch.spec.has_calls and batch.parts is None:
@@ -102,6 +105,24 @@ class Results:
                     dispatcher.clear(spec)
         else:
             self._learn(handle, batch, start, end, times)
+        if stopped >= 0:
+            self._end_batch(handle, batch, stopped)
+
+    def _on_run_results(
+        self, handle: WorkerHandle, batch: SentBatch, start: int, values: list[Any], is_plain: bool,
+        times: tuple[tuple[int, int, float, float], ...], stopped: int,
+    ) -> None:  # fmt: skip
+        """Hand the results of a batch to the run that it belongs to."""
+        run, count = batch.run, len(values)
+        assert run is not None
+        batch.base = start + count
+        if count:
+            run.deliver(handle, batch, start, values, is_plain=is_plain)
+        if times or count:
+            _, num_timed, total_s, worst_s = times[0] if times else _NO_TIME
+            self.engine.dispatcher.policy.finished(
+                handle.number, batch.spec.number, count, num_timed, total_s, worst_s
+            )
         if stopped >= 0:
             self._end_batch(handle, batch, stopped)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import weakref
+from collections import deque
 
 from ...errors import EngineClosedError, InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 SIZED_BYTES = 64 << 10
 """Arguments of so many bytes and more have estimates of their own."""
 MAX_VARIANTS = 256
+MAX_MAPPED = 64
+"""Functions whose cost is remembered from one map to the next."""
 HOME_BYTES = 8 << 20
 """An input of so many bytes costs another worker more in page faults than a batch is worth."""
 _new_ref = ObjectRef.__new__
@@ -47,6 +50,7 @@ class Submissions:
         """Those that have captured large objects: they go with the last who may call them."""
         self._by_content: weakref.WeakValueDictionary[bytes, Function] = weakref.WeakValueDictionary()
         self._specs: weakref.WeakValueDictionary[tuple[Any, ...], TaskSpec] = weakref.WeakValueDictionary()
+        self._mapped: deque[TaskSpec] = deque(maxlen=MAX_MAPPED)
 
     def bind(
         self, function: Exportable, options: Options, again: Callable[..., Any] | None
@@ -98,12 +102,36 @@ class Submissions:
             InfeasibleTaskError: it asks for more CPUs than there are.
             SerializationError: the function can't be pickled.
         """
+        self.check_feasible(options)
+        return self.known_spec(self._export(function), options)
+
+    def check_feasible(self, options: Options) -> None:
+        """Refuse what can never run.
+
+        Raises:
+            InfeasibleTaskError: it asks for more CPUs than there are.
+        """
         if options.num_cpus > self.engine.settings.num_cpus:
             raise InfeasibleTaskError(
                 f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
                 f"{self.engine.settings.num_cpus:g}, which is what the engine has"
             )
-        return self.known_spec(self._export(function), options)
+
+    def spec_of_run(self, function: Exportable, options: Options) -> TaskSpec:
+        """Return the spec of a mapped function: pickled as it is now, and known by its content only."""
+        self.check_feasible(options)
+        packed = pack_or_name(
+            function.function, self.engine.store, what="function", name=function.name, task_name=function.name
+        )
+        identity = function_identity(packed)
+        code = getattr(function.function, "__code__", None)
+        learnt = self._by_content.get(identity)
+        if learnt is None:
+            learnt = self._by_content[identity] = Function(identity, packed, function.name, code)
+        spec = self.known_spec(learnt, options)
+        if not packed.blobs and spec not in self._mapped:
+            self._mapped.append(spec)  # the next map of it begins with what this one has measured
+        return spec
 
     def known_spec(self, function: Function, options: Options) -> TaskSpec:
         """Return the spec of a function whose pickle is known."""

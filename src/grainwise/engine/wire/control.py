@@ -12,6 +12,8 @@ Aligned eight-byte stores and loads are atomic on every machine that we run on.
 | `SPARE_CHILD` | 1 if the item to interrupt may first finish a child that it runs itself | driver |
 | `IN_CHILD` | how many children deep the item's own process runs what nobody else knows of | worker |
 | `MODE` | how the worker claims: `claims.BARRIER` or `claims.LOCK` | worker, once |
+| `ASIDE` | 1 while what runs is no part of the item, such as the setup of a `map` | worker |
+| `LOOSE` | 1 while `STARTED` is that of a sub-block, not of an item | worker |
 | `WANTED` | `(seq << 32 | index) + 1` of a result that somebody waits for | driver; worker clears it |
 | `CANCEL` | `(seq << 32 | index) + 1` of the item to interrupt, 0 for none | driver |
 | `claim(seq)` | items below it are the worker's | worker |
@@ -42,6 +44,8 @@ WANTED = 5
 MODE = 6
 IN_CHILD = 7
 SPARE_CHILD = 8
+ASIDE = 9
+LOOSE = 10
 _CLAIMS = 16
 DEPTH = 64
 """Batches that may be on their way to one worker or begun by it: each needs a claim and a limit word."""

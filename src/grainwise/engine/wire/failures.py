@@ -143,9 +143,9 @@ def unreadable(error: BaseException, what: str, task_name: str) -> Serialization
     return SerializationError(reason, task_name=task_name, what=what, action="unpickled")
 
 
-def load_error(failure: BaseException, task_name: str) -> SerializationError:
-    """Return the error of a function that can't be unpickled in a worker."""
+def load_error(failure: BaseException, task_name: str, what: str = "function") -> SerializationError:
+    """Return the error of a function, or of items, that can't be unpickled in a worker."""
     reason = f"{type(failure).__name__}: {_safely(lambda: failure, '')}"
-    error = SerializationError(reason, task_name=task_name, what="function", action="unpickled")
+    error = SerializationError(reason, task_name=task_name, what=what, action="unpickled")
     error.__cause__ = failure
     return error

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ..driver.runs import Run
+
 # Messages to a worker: a tuple that begins with one of these.
-RUN = 0  # seq, flags, values, parts: (end, function id, sub-block hint, num_returns, task name)
+RUN = 0  # seq, flags, values, parts: (end, function id, sub-block hint, num_returns, task name), first index
 FUNCTION = 1  # function id, packed wire, the batch that it is sent for, its first item there
 VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas, and how often each had come
@@ -43,11 +45,16 @@ IN_PLACE = 2  # run on top of the blocked task that waits for it
 EAGER = 4  # somebody waits for single results: report after each sub-block
 LENDS_CPU = 16  # its items may run tiny children of their own themselves
 FUSED = 8  # some items take results of others in the same batch
+RAW = 32  # items are values as they are: a tuple is an argument, not the wire of a call
+STARRED = 64  # items are tuples of arguments
+CAREFUL = 1 << 16  # (never sent) not LOOSE: one of the items may have killed a worker
+LOOSE = 128  # which item runs need not be published while they are tiny
 
 # Wire forms, beside those of `objects.codec`.
 REF_WIRE = 3  # identity of a ref
 MULTI_WIRE = 4  # one wire for each of several results
 LOCAL_WIRE = 5  # index of the item of the same batch whose result it is
+SLICE_WIRE = 6  # packed source, its form, first, behind the last: the items of a batch, see `slices`
 
 _numbers = itertools.count(1)
 dead_functions: deque[bytes] = deque()
@@ -93,6 +100,7 @@ class TaskSpec:
         has_calls: some ref of this spec carries a `Call`.
         sends_children: its tasks leave all children to other workers, since one of them killed its worker.
         has_killed: a task of it has killed a worker: never again on top of another task.
+        run: where items without refs come from and their results go, see `driver.runs`; None for calls.
     """
 
     __slots__ = (
@@ -110,6 +118,7 @@ class TaskSpec:
         "number",
         "open",
         "retry_exceptions",
+        "run",
         "send_at",
         "sends_children",
         "variants",
@@ -144,6 +153,7 @@ class TaskSpec:
         self.has_calls = False
         self.has_killed = False
         self.sends_children = False
+        self.run: Run | None = None
 
     def variant(self, cost: int, home: int | None) -> TaskSpec:
         """Return a spec of the same calls, for some with large arguments: see `cost` and `home`."""

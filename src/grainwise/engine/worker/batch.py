@@ -32,17 +32,19 @@ class Batch:
         sent: how many results were reported.
         claimed: the claimed sub-block; emptying it ends the block after the running item.
         is_open: the function of an item may be running: a cancellation may raise.
+        first: number of the first item in the run that it belongs to.
+        failure: why the items could not be unpickled.
         stop: the batch ends here at the latest; set when the rest is given back.
         kept: packed results with their index, until they are reported: the driver must find the refs and the
             borrowed objects in them lent. Appended by the thread that runs tasks, popped by who reports.
     """
 
     __slots__ = (
-        "claimed", "flags", "is_open", "kept", "part", "results", "sent", "seq", "spent_s", "stop", "timed",
-        "times", "values", "worst_s",
+        "claimed", "failure", "first", "flags", "is_open", "kept", "part", "results", "sent", "seq",
+        "spent_s", "stop", "timed", "times", "values", "worst_s",
     )  # fmt: skip
 
-    def __init__(self, seq: int, values: list[Any], flags: int) -> None:
+    def __init__(self, seq: int, values: Any, flags: int) -> None:
         self.seq = seq
         self.values = values
         self.flags = flags
@@ -51,6 +53,8 @@ class Batch:
         self.sent = 0
         self.claimed: list[Any] = []
         self.is_open = False
+        self.first = 0
+        self.failure: BaseException | None = None
         self.stop = len(values)
         self.part = 0
         self.times: list[tuple[int, int, float, float]] = []

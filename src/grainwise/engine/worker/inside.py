@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from contextlib import contextmanager
 from time import monotonic, perf_counter
 
 from ...errors import GetTimeoutError
@@ -22,7 +23,7 @@ from .submitting import Submitting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from ...objects.ref import ObjectRef
@@ -64,6 +65,23 @@ class Inside(Submitting):
         refs_module.hooks.restore = self.ref
         refs_module.hooks.future = self.future
         refs_module.hooks.identify = None
+
+    def item_index(self) -> int:
+        """Return the number of the running item within the run that it belongs to."""
+        batch = self.worker.batch
+        self.worker.sync()
+        return 0 if batch is None else batch.first + self.worker.words[control.STARTED]
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens meanwhile is no cost of the running item, nor counts against its time limit."""
+        words, begin, waited_s = self.worker.words, perf_counter(), self.waited_s
+        words[control.ASIDE] = 1
+        try:
+            yield
+        finally:
+            words[control.ASIDE] = 0
+            self.waited_s = waited_s + perf_counter() - begin
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """Return the values of refs, waiting for them."""
@@ -115,6 +133,7 @@ class Inside(Submitting):
         begin, waited_s = perf_counter(), self.waited_s
         token = next(self._tokens)
         answer = self._answers[token] = Answer()
+        worker.sync()
         item = None if batch is None else (batch.seq, worker.words[control.STARTED])
         if is_task and batch is not None:
             worker.give_back()

@@ -6,7 +6,7 @@ run the task's own children there.
 Guarantees:
 
 * The index of an item is published before its function is called (`control.STARTED`), so a crash has one
-  suspect.
+  suspect; that of a tiny item of a run only when it runs for the second time.
 * No item is run that the driver has taken back; no result is sent twice.
 * An exception of any kind, in the function, its arguments or its result, is that item's result.
 """
@@ -16,12 +16,27 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from itertools import starmap
 from time import perf_counter
 
 from ...objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
 from ..wire import claims, control
 from ..wire.channel import Channel
-from ..wire.tasks import EACH, EAGER, EXIT, FORGET, FREE, FUNCTION, READY_TO_RUN, RUN, VALUES
+from ..wire.slices import items_of
+from ..wire.tasks import (
+    EACH,
+    EAGER,
+    EXIT,
+    FORGET,
+    FREE,
+    FUNCTION,
+    LOOSE,
+    RAW,
+    READY_TO_RUN,
+    RUN,
+    STARRED,
+    VALUES,
+)  # fmt: skip
 from .batch import Batch, Cancelled, HandBackError, InheritedError
 from .reporting import Reporting, intervals
 
@@ -37,6 +52,10 @@ else:
 BLOCK_S = 200e-6
 """Estimated work that is claimed at once: claims cost little, and little is out of reach of the driver."""
 MAX_BLOCK = 1024
+SMALL = ATOMS | TEXTS
+LOOSE_S = 4e-6
+"""Items of a run that cost less may run without being published one by one: see `_run_loose`."""
+MAX_LOOSE_BLOCK = 8192
 
 
 class Worker(Reporting):
@@ -102,16 +121,21 @@ class Worker(Reporting):
 
     # -- batches ---------------------------------------------------------------------------------------
 
-    def run_batch(self, seq: int, flags: int, values: list[Any], parts: list[tuple[Any, ...]]) -> None:
+    def run_batch(
+        self, seq: int, flags: int, values: Any, parts: list[tuple[Any, ...]], first: int = 0
+    ) -> None:
         """Run a batch, or what the driver leaves of it."""
         outer = self.batch, self.task_name
         batch = self.batch = Batch(seq, values, flags)
+        batch.first = first
         words = self.words
         outer_words = words[control.SEQ], words[control.STARTED], words[control.IN_CHILD]
         words[control.IN_CHILD] = 0
         words[control.STARTED] = 0
         words[control.SEQ] = seq
-        if len(values) > 1:
+        if values.__class__ is tuple:
+            self._open_slice(batch, parts[0])
+        if batch.stop > 1:
             self.wake_reporter()
         for number, part in enumerate(parts):
             batch.part = number
@@ -133,7 +157,9 @@ class Worker(Reporting):
         """Run the items of a batch up to `end`, all of one function."""
         self.task_name = name
         function = self.functions.get(identity, _gone)
-        if isinstance(function, BaseException):
+        if batch.failure is not None:
+            function = self._failing(batch.failure, "item")
+        elif isinstance(function, BaseException):
             function = self._failing(function)
         pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
         size = 1 if batch.flags & EACH else max(1, min(hint, MAX_BLOCK))
@@ -154,12 +180,15 @@ class Worker(Reporting):
     ) -> None:
         """Claim sub-blocks and run them."""
         words, results, values = self.words, batch.results, batch.values
-        append, call = results.append, self.inside.call
+        append = results.append
+        call = self.inside.call if not batch.flags & (RAW | STARRED) else _CALLS[batch.flags & STARRED]
         started = control.STARTED
         atoms, texts = (ATOMS, TEXTS) if can_be_atoms else (frozenset(), frozenset())
         each = batch.flags & EACH
         report_s = self.eager_s if batch.flags & EAGER else self.report_s
         last_report = perf_counter()
+        is_loose = batch.flags & LOOSE and size >= BLOCK_S / LOOSE_S
+        largest = MAX_BLOCK
         while True:
             i = first = len(results)
             if i == end:
@@ -167,7 +196,10 @@ class Worker(Reporting):
             stop = self._claim(batch, i, min(size, end - i))
             if stop <= i:
                 return
-            claimed = batch.claimed = values[i:stop]
+            claimed = values[i:stop]
+            if claimed.__class__ is not list:  # a range, an array
+                claimed = list(claimed)
+            batch.claimed = claimed
             self.inside.waited_s = 0.0
             failure: BaseException | None = None
             begin = perf_counter()
@@ -176,6 +208,11 @@ class Worker(Reporting):
                 if words[control.CANCEL]:
                     words[started] = i
                     self.check_cancelled()
+                if is_loose:
+                    is_loose, failure = self._run_loose(batch, function, claimed)
+                    i = len(results)
+                    largest = MAX_LOOSE_BLOCK
+                    claimed = ()
                 for value in claimed:
                     words[started] = i
                     result = function(value) if value.__class__ is not tuple else call(function, value)
@@ -193,7 +230,7 @@ class Worker(Reporting):
             batch.claimed = []
             if self.is_twin:
                 self.leave(failure)
-            if failure is not None and len(results) == i:
+            if failure is not None and len(results) == i and i < stop:
                 if failure.__class__ is HandBackError:
                     batch.stop = i
                 else:
@@ -206,11 +243,71 @@ class Worker(Reporting):
             mean_s = spent_s / count if count else 0.0
             batch.worst_s = max(batch.worst_s, mean_s)
             if not each:
-                size = max(1, min(MAX_BLOCK, 4 * size, int(BLOCK_S / max(mean_s, 1e-8))))
+                is_loose = is_loose or (batch.flags & LOOSE and mean_s < LOOSE_S and count >= 16)
+                size = max(1, min(largest, 4 * size, int(BLOCK_S / max(mean_s, 1e-8))))
             if each or now - last_report > report_s or self._is_wanted(batch):
                 if len(results) < batch.stop:
                     self.report(batch, -1)
                 last_report = now
+
+    def _run_loose(
+        self, batch: Batch, function: Callable[..., Any], claimed: list[Any]
+    ) -> tuple[bool, BaseException | None]:
+        """Run a sub-block of tiny items at the speed of C.
+
+        Only the first item is published (and the running one, as soon as something takes long or uses the
+        library). If the worker dies here, nobody is to blame yet: the items run again elsewhere, one by one.
+
+        Returns:
+            Whether the next sub-block may run like that, too; the exception of the item behind the results.
+        """
+        words, results = self.words, batch.results
+        first = len(results)
+        words[control.STARTED] = first
+        words[control.LOOSE] = 1
+        failure: BaseException | None = None
+        try:
+            results.extend(starmap(function, claimed) if batch.flags & STARRED else map(function, claimed))
+        except BaseException as error:  # it is the item's result
+            failure = error
+        batch.is_open = False
+        words[control.STARTED] = len(results)
+        words[control.LOOSE] = 0
+        kinds = set(map(type, results[first:]))
+        if not kinds <= ATOMS:
+            self._pack_loose(batch, first)
+        return kinds <= SMALL, failure
+
+    def _pack_loose(self, batch: Batch, first: int) -> None:
+        """Pack what is no atom among the results of a sub-block."""
+        results = batch.results
+        for at in range(first, len(results)):
+            value = results[at]
+            kind = type(value)
+            if kind in ATOMS or (kind in TEXTS and len(value) <= ATOM_LIMIT):
+                continue
+            self.words[control.STARTED] = at
+            try:
+                results[at] = self.inside.pack_result(value)
+                if batch.kept:
+                    batch.kept[-1] = (min(at, batch.kept[-1][0]), batch.kept[-1][1])
+            except BaseException as error:  # that is its result, then
+                results[at] = self._error_wire(error)
+
+    def _open_slice(self, batch: Batch, part: tuple[Any, ...]) -> None:
+        """Make the items of a batch that is a slice of a packed source; if that fails, all of them fail."""
+        _, wire, form, start, stop = batch.values
+        batch.stop = stop - start
+        self.task_name = part[-1]
+        self.words[control.claim_word(batch.seq)] = 1  # not to be taken back: a death must find its suspect
+        self.shield()
+        try:
+            batch.values = items_of(self.inside.load_source(wire), form, start, stop)
+        except BaseException as error:
+            batch.failure = error
+            batch.values = [None] * batch.stop
+        finally:
+            self.unshield()
 
     def _claim(self, batch: Batch, i: int, size: int) -> int:
         """Make `[i, stop)` this worker's, against a driver that may be taking items back."""
@@ -219,6 +316,7 @@ class Worker(Reporting):
     def give_back(self) -> None:
         """The running task blocks: end the batch after it."""
         batch = self.batch
+        self.sync()
         if batch is not None:
             del batch.claimed[:]
             batch.stop = min(batch.stop, self.words[control.STARTED] + 1)
@@ -272,15 +370,26 @@ class Worker(Reporting):
             return (ERROR_WIRE, None, self.task_name, "cancelled", os.getpid())
         return error_wire(error, self.task_name)
 
-    def _failing(self, failure: BaseException) -> Callable[..., Any]:
-        """Return what stands for a function that could not be unpickled."""
+    def _failing(self, failure: BaseException, what: str = "function") -> Callable[..., Any]:
+        """Return what stands for a function that could not be unpickled, or for one without its items."""
 
         def fail(*_: object, **__: object) -> None:
             from ..wire.failures import load_error
 
-            raise load_error(failure, self.task_name)
+            raise load_error(failure, self.task_name, what)
 
         return fail
+
+
+def _call_raw(function: Callable[[Any], Any], value: Any) -> Any:
+    return function(value)
+
+
+def _call_starred(function: Callable[..., Any], value: tuple[Any, ...]) -> Any:
+    return function(*value)
+
+
+_CALLS = {0: _call_raw, STARRED: _call_starred}
 
 
 def _gone(*_: object, **__: object) -> None:

@@ -107,11 +107,20 @@ class Reporting:
             words[control.CANCEL] = 0
             raise Cancelled
 
+    def sync(self) -> None:
+        """Publish which item runs, if that is known of its sub-block only. Main thread only."""
+        words, batch = self.words, self.batch
+        if words[control.LOOSE] and batch is not None and threading.get_ident() == self._main:
+            words[control.STARTED] = len(batch.results)
+
     def on_interrupt(self, *_: object) -> None:
         """Signal handler, SIGINT: end the item that is meant and only that; un-claim one not begun yet."""
         batch, words = self.batch, self.words
         if batch is None or words[control.CANCEL] - 1 >> 32 != batch.seq:
             return
+        if words[control.LOOSE]:  # a run as a whole is cancelled: whichever item it is
+            self.sync()
+            words[control.CANCEL] = (batch.seq << 32 | words[control.STARTED]) + 1
         if words[control.CANCEL] - 1 & 0xFFFFFFFF > words[control.STARTED]:
             self.unclaim()
         elif not self.shielded:
@@ -127,6 +136,7 @@ class Reporting:
         batch = self.batch
         if batch is not None and batch.claimed:
             del batch.claimed[:]
+            self.sync()
             words = self.words
             words[control.claim_word(batch.seq)] = max(words[control.STARTED], len(batch.results)) + 1
 

@@ -127,6 +127,7 @@ class Submitting(Values):
         base = self.worker.uid << UID_SHIFT
         refs = [self._borrow(base | next(self._ids)) for _ in range(max(1, options.num_returns))]
         batch = self.worker.batch
+        self.worker.sync()
         child = (
             [ref._id for ref in refs],
             uid,

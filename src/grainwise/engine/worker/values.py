@@ -91,6 +91,10 @@ class Values:
         """Unpack a packed wire."""
         return unpack(self._packed(wire))
 
+    def load_source(self, wire: tuple[Any, ...]) -> Any:
+        """Unpack what a run's items are cut from; kept for the next batch if that was slow."""
+        return self.reuse.take(self._packed(wire))
+
     def _packed(self, wire: tuple[Any, ...]) -> Packed:
         _, stream, pieces, blobs, refs = wire
         borrow = self.worker.outpost.borrow

@@ -1,0 +1,338 @@
+"""What a `map` does once its arguments are checked: reads, hands on, waits.
+
+    input ──read──► pieces ──► engine ──► results ──► the loop over them
+       ▲                                                   │
+       └──── as many as keep the workers busy ◄────────────┘
+
+The thread that takes results also reads the input: never further than the workers need, nor than results that
+nobody has taken allow, so an endless generator is as good as a list. Nothing runs before the first result is
+asked for, and nothing after the last one that is.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from ..engine.current import Exportable
+from ..objects.codec import Packed
+from .item_errors import name_item, shorten, show_item
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Iterator
+    from typing import Any
+
+    from ..engine.current import Options
+    from ..engine.driver.runs import Run
+    from .inputs import Input
+
+AHEAD_QUANTA = 8
+"""Work under way or ready for each CPU, in quanta: two batches deep, and as much to fill full ones."""
+WINDOW_S = 1.0
+"""Work for each CPU that may be under way or not taken: one item may be so late, and nobody waits."""
+MAX_AHEAD = 1 << 16
+"""Items that may be."""
+MAX_INLINE_BYTES = 8 << 20
+"""Bytes of small items that may be."""
+MAX_STORED_BYTES = 256 << 20
+"""Bytes of large items that may be."""
+SLOW_READ_S = 1e-3
+"""An input that takes longer for one item is read only when there is nothing to hand on."""
+MAX_PIECE = 8192
+FILL_S = 1e-3
+"""So long is read at once; then results that have come meanwhile are looked at."""
+SLICE_S = 0.05
+
+
+class Plan:
+    """What a `map` does: reads, hands on, waits.
+
+    Attributes:
+        total: how many items there are, None if unknown.
+        num_taken: results that were taken.
+    """
+
+    def __init__(
+        self, engine: Any, function: Any, options: Options, *, is_ordered: bool, is_safe: bool
+    ) -> None:
+        self._engine = engine
+        self._function = function
+        self._options = options
+        self._is_ordered = is_ordered
+        self._is_safe = is_safe
+        self.name = options.name
+        self.total: int | None = None
+        self.num_taken = 0
+        self.progress_wish: Any = None
+        self._progress: Any = None
+        self._run: Run | None = None
+        self._input: Input
+        self._num_read = 0
+        self._piece = 1
+        self._read_s = 0.0
+        """Mean time of reading one item lately."""
+        self._is_exhausted = False
+        self._read_error: BaseException | None = None
+        self._buffer: dict[int, tuple[list[Any], bool]] = {}
+        self._next = 0
+        """The number of the first result that has not been handed on, if they go in order."""
+
+    def open(
+        self, iterables: tuple[Any, ...], *, is_starred: bool, timeout_s: float | None, max_workers: int,
+        word: str,
+    ) -> None:  # fmt: skip
+        """Pickle the function and look at the input; nothing is read yet."""
+        engine = self._engine
+        if not hasattr(engine, "open_run"):  # inside a task
+            if timeout_s is not None:
+                raise NotImplementedError(
+                    f"{word}(timeout=...) was called inside a task - expected it in the program itself"
+                )
+            self._rows = _rows(word, iterables, is_starred=is_starred)
+            self._window = max_workers
+            return
+        from .inputs import open_input
+
+        self._run = engine.open_run(
+            Exportable(self._function, self.name), self._options, timeout_s, max_workers
+        )
+        cpus = self._options.num_cpus or 1.0
+        num_cpus = max(1.0, engine.settings.num_cpus / cpus)
+        self._num_workers = min(num_cpus, max_workers) if max_workers else num_cpus
+        self._quantum_s = engine.dispatcher.policy.quantum_s
+        self._input = open_input(iterables, engine.store, self.name, word=word, is_starred=is_starred)
+        self.total = self._input.total
+
+    # -- handing on ------------------------------------------------------------------------------------
+
+    def results(self) -> Generator[Any, None, None]:
+        """Yield the results, and cancel the rest when nobody wants more."""
+        if self._run is None:
+            yield from self._by_refs()
+            return
+        try:
+            self._begin()
+            while True:
+                chunk = self._next_chunk(None)
+                if chunk is None:
+                    break
+                values, is_plain = chunk
+                if is_plain:
+                    yield from values
+                else:
+                    for value in values:
+                        kind = value.__class__
+                        yield value if kind is not Packed and kind is not self._failed else self._open(value)
+                self.num_taken += len(values)
+            self._end(is_complete=True)
+        finally:
+            self.close()
+
+    async def results_async(self) -> AsyncIterator[Any]:
+        """Yield the results; a thread waits for them."""
+        import asyncio
+
+        if self._run is None:
+            for value in self._by_refs():
+                yield value
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            self._begin()
+            while True:
+                chunk = self._next_chunk(0.0)
+                if chunk is None and self._is_done():
+                    break
+                if chunk is None:
+                    await loop.run_in_executor(None, self._run.wait, self._next, SLICE_S)
+                    continue
+                for value in chunk[0]:
+                    kind = value.__class__
+                    yield value if kind is not Packed and kind is not self._failed else self._open(value)
+                self.num_taken += len(chunk[0])
+            self._end(is_complete=True)
+        finally:
+            self.close()
+
+    def _begin(self) -> None:
+        from ..engine.driver.runs import Failed
+        from ..watch.progress import Progress
+
+        self._failed: Any = Failed
+        if self._progress is not None:
+            raise RuntimeError("the results of a map can be iterated over once - call map() again")
+        self._progress = Progress(self.progress_wish, self.total, self.name)
+
+    def _end(self, *, is_complete: bool) -> None:
+        if self._progress is not None and self._run is not None:
+            self._progress.update(self._run.num_out)
+            self._progress.close(is_complete=is_complete)
+
+    def close(self) -> None:
+        """Cancel what is left."""
+        if self._run is not None:
+            self._end(is_complete=False)
+            self._run.cancel()
+            self._is_exhausted = True
+
+    def _next_chunk(self, timeout_s: float | None) -> tuple[list[Any], bool] | None:
+        """Return results in a row, None at the end or, with a timeout, when there are none yet."""
+        run = self._run
+        assert run is not None
+        while True:
+            chunk = self._collect(run)
+            if chunk is None or self._read_s < SLOW_READ_S:
+                self._fill(run)
+            self._progress.update(run.num_out)
+            if chunk is None:
+                chunk = self._collect(run)
+            if chunk is not None:
+                return chunk
+            if self._is_done():
+                if self._read_error is not None:
+                    error, self._read_error = self._read_error, None
+                    raise error
+                return None
+            if timeout_s is not None:
+                return None
+            run.wait(self._next if self._is_ordered else -1, self._patience(run))
+
+    def _is_done(self) -> bool:
+        run = self._run
+        return (
+            self._is_exhausted
+            and run is not None
+            and not run.out
+            and not self._buffer
+            and run.num_out >= self._num_read
+        )
+
+    def _collect(self, run: Run) -> tuple[list[Any], bool] | None:
+        """Return the next results that are there."""
+        out, buffer = run.out, self._buffer
+        if not self._is_ordered:
+            if not out:
+                self._check(run)
+                return None
+            _, values, is_plain = out.popleft()
+            return values, is_plain
+        while out:
+            first, values, is_plain = out.popleft()
+            buffer[first] = values, is_plain
+        chunk = buffer.pop(self._next, None)
+        if chunk is None:
+            self._check(run)
+            return None
+        self._next += len(chunk[0])
+        return chunk
+
+    def _check(self, run: Run) -> None:
+        if run.error is not None:
+            from ..engine.driver.crash import fresh
+
+            raise fresh(run.error)
+
+    def _open(self, value: Any) -> Any:
+        """Return the value of a packed result; raise the error of one that failed, or return it."""
+        if value.__class__ is Packed:
+            from ..engine.wire.failures import read_value
+
+            return read_value(value)
+        error = name_item(value.error, value.index, show_item(value))
+        if self._is_safe:
+            return error
+        raise error
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def _fill(self, run: Run) -> None:
+        """Read as much as the workers need, but not for long."""
+        end = perf_counter() + FILL_S
+        while not self._is_exhausted and perf_counter() < end:
+            count = self._room(run)
+            if count <= 0:
+                return
+            source = self._input
+            begin = perf_counter()
+            try:
+                items, num, flags = source.read(min(count, self._piece) if source.is_lazy else count)
+            except BaseException as error:
+                self._is_exhausted = True
+                if not isinstance(error, Exception):
+                    raise
+                self._read_error = error
+                return
+            spent_s = perf_counter() - begin
+            if not num:
+                self._is_exhausted = True
+                self.total = self._num_read
+                return
+            run.put(self._num_read, items, flags)
+            self._num_read += num
+            self._read_s = spent_s / num
+            if source.is_lazy:
+                if spent_s < SLOW_READ_S / 2:
+                    self._piece = min(2 * self._piece, MAX_PIECE)
+                else:
+                    self._piece = max(1, int(num * SLOW_READ_S / (2 * spent_s)))
+
+    def _room(self, run: Run) -> int:
+        """Return how many items to read now."""
+        num_read, workers = self._num_read, self._num_workers
+        mean_s = run.mean_s()
+        if mean_s is None:
+            ahead: float = 2 * workers
+            window: float = 4 * workers
+        else:
+            mean_s = max(mean_s, 1e-8)
+            ahead = min(max(AHEAD_QUANTA * self._quantum_s * workers / mean_s, 2 * workers), MAX_AHEAD)
+            window = min(max(WINDOW_S * workers / mean_s, 4 * workers), MAX_AHEAD)
+        if num_read:
+            inline_bytes = self._input.inline_bytes / num_read
+            stored_bytes = self._input.stored_bytes / num_read
+            most = max(
+                2 * workers,
+                min(MAX_INLINE_BYTES / max(inline_bytes, 1.0), MAX_STORED_BYTES / max(stored_bytes, 1.0)),
+            )
+            ahead, window = min(ahead, most), min(window, most)
+        under_way = num_read - run.num_out
+        room = min(ahead - under_way, window - (num_read - self.num_taken))
+        if room < ahead / 8 and under_way > ahead / 2:
+            return 0  # soon, and more at once
+        return int(room)
+
+    def _patience(self, run: Run) -> float | None:
+        """Return how long to wait for results before the input is looked at again."""
+        if self._is_exhausted or self._room(run) <= 0:
+            return None
+        return self._read_s if self._read_s >= SLOW_READ_S else 0.0
+
+    # -- inside a task ---------------------------------------------------------------------------------
+
+    def _by_refs(self) -> Iterator[Any]:
+        from .map_by_refs import WINDOW, map_by_refs
+        from .mapped import Mapped
+
+        function = self._function
+        if not isinstance(function, Mapped):
+            function = Mapped(function, {}, None, None, takes_rng=False)
+        submit = self._engine.bind(Exportable(function.at, self.name), self._options)
+
+        def failed(error: BaseException, index: int, row: tuple[Any, ...]) -> BaseException:
+            named = name_item(error, index, shorten(row[0] if len(row) == 1 else row))
+            if self._is_safe:
+                return named
+            raise named
+
+        for value in map_by_refs(
+            self._engine, submit, self._rows, is_ordered=self._is_ordered, window=self._window or WINDOW,
+            failed=failed,
+        ):  # fmt: skip
+            yield value
+            self.num_taken += 1
+
+
+def _rows(word: str, iterables: tuple[Any, ...], *, is_starred: bool) -> Iterator[tuple[Any, ...]]:
+    if not is_starred:
+        return zip(*iterables)
+    return (tuple(row) for row in iterables[0])

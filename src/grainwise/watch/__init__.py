@@ -1,0 +1,1 @@
+"""What happened: noted while the engine runs (`events`), told afterwards (`report`, `timeline`)."""
