@@ -94,7 +94,7 @@ def format_value(value: float, unit: str) -> str:
     """Show seconds or bytes in a row's unit, with three significant digits."""
     if unit.startswith("GB/s of "):
         return f"{_digits(float(unit.removeprefix('GB/s of ')) / value / 1e9)} GB/s"
-    scale = {"s": 1.0, "ms": 1e3, "us": 1e6, "MB": 1e-6}[unit]
+    scale = {"s": 1.0, "ms": 1e3, "us": 1e6, "MB": 1e-6, "bytes": 1.0, "items": 1.0}[unit]
     return f"{_digits(value * scale)} {'µs' if unit == 'us' else unit}"
 
 

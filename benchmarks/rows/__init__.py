@@ -1,6 +1,6 @@
 """The rows: one module each, found by id.
 
-A new row is a module with a `ROW` and one line here. F3 and F10 (map), F14-F16 (actors) and F17-F19 (flow)
+A new row is a module with a `ROW` and one line here. F14-F16 (actors) and F17-F19 (flow)
 have their places in this order when the parts they measure exist; F12 is the simulator's (`tests/policy`).
 """
 
@@ -13,12 +13,14 @@ from benchmarks.row import Row
 ROWS = {
     "F1": "f01_sleepy_tasks",
     "F2": "f02_tiny_tasks",
+    "F3": "f03_map",
     "F4": "f04_large_argument",
     "F5": "f05_round_trip",
     "F6": "f06_put",
     "F7": "f07_cold_start",
     "F8": "f08_grain",
     "F9": "f09_stragglers",
+    "F10": "f10_streams",
     "F11": "f11_dependent_tasks",
     "F13a": "f13a_convolution",
     "F13b": "f13b_fitted_model",

@@ -32,6 +32,8 @@ WINDOW_S = 1.0
 """Work for each CPU that may be under way or not taken: one item may be so late, and nobody waits."""
 MAX_AHEAD = 1 << 16
 """Items that may be."""
+MAX_AHEAD_SLICED = 1 << 18
+"""The same of lists, ranges and the like, of which reading costs nothing."""
 MAX_INLINE_BYTES = 8 << 20
 """Bytes of small items that may be."""
 MAX_STORED_BYTES = 256 << 20
@@ -285,16 +287,17 @@ class Plan:
             window: float = 4 * workers
         else:
             mean_s = max(mean_s, 1e-8)
-            ahead = min(max(AHEAD_QUANTA * self._quantum_s * workers / mean_s, 2 * workers), MAX_AHEAD)
-            window = min(max(WINDOW_S * workers / mean_s, 4 * workers), MAX_AHEAD)
+            most = MAX_AHEAD if self._input.is_lazy else MAX_AHEAD_SLICED
+            ahead = min(max(AHEAD_QUANTA * self._quantum_s * workers / mean_s, 2 * workers), most)
+            window = min(max(WINDOW_S * workers / mean_s, 4 * workers), most)
         if num_read:
             inline_bytes = self._input.inline_bytes / num_read
             stored_bytes = self._input.stored_bytes / num_read
-            most = max(
+            bound = max(
                 2 * workers,
                 min(MAX_INLINE_BYTES / max(inline_bytes, 1.0), MAX_STORED_BYTES / max(stored_bytes, 1.0)),
             )
-            ahead, window = min(ahead, most), min(window, most)
+            ahead, window = min(ahead, bound), min(window, bound)
         under_way = num_read - run.num_out
         room = min(ahead - under_way, window - (num_read - self.num_taken))
         if room < ahead / 8 and under_way > ahead / 2:

@@ -220,6 +220,7 @@ class Worker(Reporting):
                     if kind in atoms or (kind in texts and len(result) <= ATOM_LIMIT):
                         append(result)
                     else:
+                        batch.has_wires = True
                         append(pack(result))
                     i += 1
                 batch.is_open = False
@@ -234,6 +235,7 @@ class Worker(Reporting):
                 if failure.__class__ is HandBackError:
                     batch.stop = i
                 else:
+                    batch.has_wires = True
                     append(self._error_wire(failure))
             failure = None  # its traceback holds this frame and the task's locals
             count = len(results) - first
@@ -280,6 +282,7 @@ class Worker(Reporting):
 
     def _pack_loose(self, batch: Batch, first: int) -> None:
         """Pack what is no atom among the results of a sub-block."""
+        batch.has_wires = True
         results = batch.results
         for at in range(first, len(results)):
             value = results[at]

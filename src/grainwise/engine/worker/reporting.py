@@ -165,7 +165,7 @@ class Reporting:
                 if not batch.flags & FUSED:  # else items further on may need them
                     results[start:end] = [None] * (end - start)
                 batch.sent = end
-                is_plain = tuple not in set(map(type, values))
+                is_plain = not batch.has_wires or tuple not in set(map(type, values))
                 times, batch.times = batch.times, []
                 if batch.timed:
                     times.append((batch.part, batch.timed, batch.spent_s, batch.worst_s))
