@@ -28,6 +28,8 @@ else:  # last, so that linters take this `overload` for the one in effect
     from types import TracebackType
     from typing import Any, Generic, Literal, TypeVar, overload
 
+    A = TypeVar("A")
+    B = TypeVar("B")
     R = TypeVar("R")
     R_co = TypeVar("R_co", covariant=True)
     ProgressWish = Callable[[int, int | None], object] | bool | None
@@ -80,6 +82,20 @@ class MapResults(Typed["R_co"]):
 MapResults.__module__ = "grainwise"
 
 
+@overload
+def map(
+    function: Callable[[A], R], iterable: Iterable[A], /, *, ordered: bool = True,
+    return_exceptions: Literal[False] = False, retries: int = 0, timeout: float | None = None,
+    progress: ProgressWish = None, setup: None = None, seed: int | None = None,
+    max_workers: int | None = None,
+) -> MapResults[R]: ...  # fmt: skip
+@overload
+def map(
+    function: Callable[[A, B], R], iterable: Iterable[A], second: Iterable[B], /, *, ordered: bool = True,
+    return_exceptions: Literal[False] = False, retries: int = 0, timeout: float | None = None,
+    progress: ProgressWish = None, setup: None = None, seed: int | None = None,
+    max_workers: int | None = None,
+) -> MapResults[R]: ...  # fmt: skip
 @overload
 def map(
     function: Callable[..., R], iterable: Iterable[Any], /, *iterables: Iterable[Any], ordered: bool = True,
@@ -151,6 +167,27 @@ def map(
     )  # fmt: skip
 
 
+@overload
+def starmap(
+    function: Callable[..., R], iterable: Iterable[Iterable[Any]], /, *, ordered: bool = True,
+    return_exceptions: Literal[False] = False, retries: int = 0, timeout: float | None = None,
+    progress: ProgressWish = None, setup: Callable[[], Any] | None = None, seed: int | None = None,
+    max_workers: int | None = None, **shared: Any,
+) -> MapResults[R]: ...  # fmt: skip
+@overload
+def starmap(
+    function: Callable[..., R], iterable: Iterable[Iterable[Any]], /, *, ordered: bool = True,
+    return_exceptions: bool, retries: int = 0, timeout: float | None = None,
+    progress: ProgressWish = None, setup: Callable[[], Any] | None = None, seed: int | None = None,
+    max_workers: int | None = None, **shared: Any,
+) -> MapResults[R | BaseException]: ...  # fmt: skip
+@overload
+def starmap(
+    function: RemoteFunction[..., R, Any], iterable: Iterable[Iterable[Any]], /, *, ordered: bool = True,
+    return_exceptions: bool = False, retries: int = 0, timeout: float | None = None,
+    progress: ProgressWish = None, setup: Callable[[], Any] | None = None, seed: int | None = None,
+    max_workers: int | None = None, **shared: Any,
+) -> MapResults[R]: ...  # fmt: skip
 def starmap(
     function: Any, iterable: Iterable[Iterable[Any]], /, *, ordered: bool = True,
     return_exceptions: bool = False, retries: int = 0, timeout: float | None = None,
