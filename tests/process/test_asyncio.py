@@ -7,11 +7,14 @@ import concurrent.futures
 import os
 import threading
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
 import grainwise as ray
+from grainwise.engine import current
+from grainwise.engine.driver import backstop
 
 from .full_pool import LIMIT_S
 from .signposts import Sign
@@ -223,3 +226,22 @@ def test_tasks_that_meet_outside_the_engine(tmp_path: Path) -> None:
     for _ in range(4):
         ray.get([mixed.remote(None, None) for _ in range(500)], timeout=LIMIT_S)
     ray.get([mixed.remote(first, second), mixed.remote(second, first)], timeout=LIMIT_S)
+
+
+def test_a_future_made_shortly_after_the_last_work_does_not_wait_for_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backstop, "IDLE_TICK_S", 10 * LIMIT_S)  # a backstop that dozes wakes up for work only
+    for x in range(3):
+        assert ray.get(square.remote(x)) == x * x
+        wait_until_it_dozes()
+        assert square.remote(x).future().result(timeout=LIMIT_S) == x * x
+
+
+def wait_until_it_dozes() -> None:
+    """Wait until the backstop has seen that nothing is outstanding, and sleeps."""
+    engine: Any = current.current()
+    end = monotonic() + LIMIT_S
+    while not engine.backstop._is_dozing and monotonic() < end:
+        sleep(0.001)
+    assert engine.backstop._is_dozing

@@ -31,6 +31,7 @@ class Backstop:
         self._bell.acquire()
         self._done = _thread.allocate_lock()
         self._is_parked = True
+        self._is_dozing = False
         self._is_started = False
         self._is_stopped = False
         self._seen = -1
@@ -39,6 +40,9 @@ class Backstop:
     def wake(self) -> None:
         """Note that there is work."""
         if not self._is_parked or self._is_stopped:
+            if self._is_dozing:
+                self._is_dozing = False
+                self._ring_bell()
             return
         self._is_parked = False
         if not self._is_started:
@@ -60,6 +64,9 @@ class Backstop:
 
     def _ring(self) -> None:
         self._engine.ring()
+        self._ring_bell()
+
+    def _ring_bell(self) -> None:
         try:
             self._bell.release()
         except RuntimeError:
@@ -92,8 +99,13 @@ class Backstop:
         while not self._is_stopped:
             if engine.num_callbacks:
                 self._lead()
+            elif idle_since is None:
+                self._bell.acquire(timeout=TICK_S)
             else:
-                self._bell.acquire(timeout=TICK_S if idle_since is None else IDLE_TICK_S)
+                self._is_dozing = True
+                if engine.is_idle() and not engine.num_callbacks:  # nothing came before the line above
+                    self._bell.acquire(timeout=IDLE_TICK_S)
+                self._is_dozing = False
             if self._is_stopped:
                 return
             is_over = False
