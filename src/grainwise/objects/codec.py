@@ -203,14 +203,13 @@ def serialize(value: object, buffer_callback: Callable[[Any], Any] | None = None
         stream = b""
     if stream and b"__main__" not in stream and not _by_value_modules():
         return stream
-    import cloudpickle
+    from . import by_value
 
     if buffer_callback is not None:
         getattr(buffer_callback, "__self__", []).clear()
         if _context.met:
             _context.met.clear()
-    result: bytes = cloudpickle.dumps(value, 5, buffer_callback=buffer_callback)
-    return result
+    return by_value.dumps(value, buffer_callback)
 
 
 def _by_value_modules() -> bool:

@@ -388,7 +388,7 @@ def _pickling_files() -> Sequence[str]:
 
 
 def _make_dumps() -> Callable[[object], object]:
-    import cloudpickle
+    from .by_value import Pickler
 
     class Nowhere:
         """A file that keeps nothing: the bytes are not wanted, and there may be gigabytes of them."""
@@ -398,7 +398,7 @@ def _make_dumps() -> Callable[[object], object]:
 
     def dumps(value: object) -> None:
         # A callback that returns None has the buffers left out of the stream.
-        cloudpickle.Pickler(Nowhere(), protocol=5, buffer_callback=lambda buffer: None).dump(value)
+        Pickler(Nowhere(), protocol=5, buffer_callback=lambda buffer: None).dump(value)
 
     return dumps
 
