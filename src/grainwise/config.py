@@ -8,6 +8,8 @@
 | `batching` | `batching` | `GRAINWISE_BATCHING` | "auto" |
 | `take_back` | - | `GRAINWISE_TAKE_BACK` | "barriers" where the kernel has them, else "locks" |
 | `threads_per_worker` | - | `GRAINWISE_THREADS_PER_WORKER` | 1 |
+| `log_to_driver` | `log_to_driver` | `GRAINWISE_LOG_TO_DRIVER` | true |
+| `tag_output` | `tag_output` | `GRAINWISE_TAG_OUTPUT` | true |
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 STORE_SHARE = 0.3
 MIN_STORE_BYTES = 1 << 20
+FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
 class Settings:
@@ -33,17 +36,21 @@ class Settings:
         take_back: how driver and workers agree on who runs what: "barriers" (locks where there are none) or
             "locks".
         threads_per_worker: limit for the thread pools of native libraries (BLAS, OpenMP) in each worker.
+        log_to_driver: what workers print, log and warn of reaches the program.
+        tag_output: each line of it begins with the task's name and the worker's pid.
     """
 
     __slots__ = (
-        "batching", "num_cpus", "object_store_memory_bytes", "spill_directory", "take_back",
-        "threads_per_worker",
+        "batching", "log_to_driver", "num_cpus", "object_store_memory_bytes", "spill_directory", "tag_output",
+        "take_back", "threads_per_worker",
     )  # fmt: skip
 
     batching: int
+    log_to_driver: bool
     num_cpus: float
     object_store_memory_bytes: int
     spill_directory: str | None
+    tag_output: bool
     take_back: str
     threads_per_worker: int
 
@@ -63,6 +70,8 @@ def resolve(
     object_store_memory: int | None = None,
     spill_dir: str | None = None,
     batching: str | int | None = None,
+    log_to_driver: bool | None = None,
+    tag_output: bool | None = None,
 ) -> Settings:
     """Return settings from arguments, then variables, then defaults.
 
@@ -93,9 +102,11 @@ def resolve(
         size = check_batching("GRAINWISE_BATCHING", os.environ.get("GRAINWISE_BATCHING") or "auto")
     return Settings(
         batching=size,
+        log_to_driver=_flag("log_to_driver", log_to_driver),
         num_cpus=cpus,
         object_store_memory_bytes=int(store),
         spill_directory=_spill_directory(spill_dir),
+        tag_output=_flag("tag_output", tag_output),
         take_back=take_back,
         threads_per_worker=int(threads or 1),
     )
@@ -138,6 +149,18 @@ def _number(name: str, value: Any, variable: str) -> float | None:
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError(f"{_source(name, value)} expected a finite number, got {number}")
     return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    """Return a switch that is on unless its argument or variable says otherwise."""
+    if value is not None:
+        if not isinstance(value, bool):
+            raise TypeError(f"init({name}=...) expected True or False, got {type(value).__name__}")
+        return value
+    text = os.environ.get(f"GRAINWISE_{name.upper()}") or "1"
+    if text.lower() not in FLAGS:
+        raise ValueError(f"GRAINWISE_{name.upper()} expected 1 or 0, got {text!r}")
+    return FLAGS[text.lower()]
 
 
 def _source(name: str, argument: object) -> str:

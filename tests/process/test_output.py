@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from .signposts import Sign
 PRELUDE = """
 import os, sys, time
 import grainwise as ray
-ray.init(num_cpus=2)
+ray.init(num_cpus=2, tag_output=False)
 """
+TAGGED = PRELUDE.replace(", tag_output=False", "")
 
 
-def run(source: str, **options: str) -> tuple[str, str, int]:
-    result = run_script(PRELUDE + source, timeout=LIMIT_S, **options)  # type: ignore[arg-type]
+def run(source: str, *, prelude: str = PRELUDE) -> tuple[str, str, int]:
+    result = run_script(prelude + source, timeout=LIMIT_S)
     assert_nothing_left(result.mark)
     return result.stdout, result.stderr, result.returncode
 
@@ -184,13 +186,284 @@ def test_into_whatever_standard_output_is_at_that_time(capsys: pytest.CaptureFix
     """Notebooks and test runners replace the streams."""
     ray.init(num_cpus=1)
 
-    @ray.remote
+    @ray.remote(name="speak")
     def speak() -> None:
         print("for the notebook")
 
     ray.get(speak.remote(), timeout=LIMIT_S)
     ray.shutdown()
-    assert capsys.readouterr().out == "for the notebook\n"
+    assert re.fullmatch(r"\(speak pid=\d+\) for the notebook\n", capsys.readouterr().out)
+
+
+# --- tags ---------------------------------------------------------------------------------------------------
+
+
+def tagged(text: str) -> list[tuple[str, str]]:
+    """Return (task's name, rest) of each line, and fail if one has no tag."""
+    found = []
+    for line in text.splitlines():
+        match = re.fullmatch(r"\((?:(.+) )?pid=\d+\) (.*)", line)
+        assert match is not None, line
+        found.append((match[1] or "", match[2]))
+    return found
+
+
+def test_each_line_names_its_task_and_worker() -> None:
+    stdout, stderr, status = run(
+        """
+@ray.remote
+def speak(i):
+    print("hello", i)
+    print("two\\nlines", file=sys.stderr)
+    return os.getpid()
+
+pids = ray.get([speak.remote(i) for i in range(100)])
+ray.shutdown()
+print(*[f"(speak pid={pid}) hello {i}" for i, pid in enumerate(pids)], sep="\\n")
+""",
+        prelude=TAGGED,
+    )
+    lines = stdout.splitlines()
+    assert sorted(lines[:100]) == sorted(lines[100:])
+    assert tagged(stderr) == [("speak", "two"), ("speak", "lines")] * 100
+    assert status == 0
+
+
+def test_functions_that_share_batches() -> None:
+    stdout, stderr, status = run(
+        """
+@ray.remote
+def one(x):
+    print("one", x)
+    return x
+
+@ray.remote
+def two(x):
+    sys.stdout.write("two ")
+    sys.stdout.write(f"{x}\\n")
+    return x
+
+@ray.remote
+def three(x):
+    sys.stdout.write("three without an end")
+    return x
+
+for _ in range(3):
+    refs = []
+    for i in range(300):
+        refs.append(one.remote(i))
+        refs.append(two.remote(refs[-1]))
+        refs.append(three.options(name="my three").remote(i))
+    ray.get(refs)
+""",
+        prelude=TAGGED,
+    )
+    lines = tagged(stdout)
+    assert {name for name, line in lines if line.startswith("one")} == {"one"}
+    assert {name for name, line in lines if line.startswith("two")} == {"two"}
+    assert {name for name, line in lines if line.startswith("three")} == {"my three"}
+    for number in ("one", "two"):
+        own = sorted(line for name, line in lines if name == number)
+        assert own == sorted([f"{number} {i}" for i in range(300)] * 3)
+    assert "".join(line for name, line in lines if name == "my three") == "three without an end" * 900
+    assert (stderr, status) == ("", 0)
+
+
+def test_tasks_within_tasks() -> None:
+    stdout, _, status = run(
+        """
+@ray.remote
+def inner(i):
+    print("inner", i)
+
+@ray.remote
+def outer():
+    print("before")
+    ray.get([inner.remote(i) for i in range(20)])
+    print("after")
+
+ray.get([outer.remote() for _ in range(3)])
+""",
+        prelude=TAGGED,
+    )
+    lines = tagged(stdout)
+    assert sorted(lines) == sorted(
+        [("outer", "before"), ("outer", "after")] * 3 + [("inner", f"inner {i}") for i in range(20)] * 3
+    )
+    assert status == 0
+
+
+def test_subprocesses_and_c_code_carry_the_task_s_name() -> None:
+    stdout, _, status = run(
+        """
+import ctypes, subprocess
+
+@ray.remote
+def shell(i):
+    subprocess.run(["echo", f"shell {i}"])
+
+@ray.remote
+def c_code(i):
+    libc = ctypes.CDLL(None)
+    libc.printf(b"c %d\\n", i)
+    libc.fflush(None)
+    time.sleep(0.005)  # tiny tasks carry the worker's tag
+
+for i in range(3):
+    ray.get(shell.remote(i))
+    ray.get(c_code.remote(i))
+""",
+        prelude=TAGGED,
+    )
+    assert sorted(tagged(stdout)) == sorted(
+        [("shell", f"shell {i}") for i in range(3)] + [("c_code", f"c {i}") for i in range(3)]
+    )
+    assert status == 0
+
+
+def test_a_task_that_captures_its_descriptors_finds_no_frames() -> None:
+    stdout, _, status = run(
+        """
+@ray.remote
+def first():
+    print("from the first")
+
+@ray.remote
+def capture():
+    saved = os.dup(1)
+    with open("captured", "wb") as file:
+        os.dup2(file.fileno(), 1)
+        print("captured", flush=True)
+        os.system("echo captured")
+    os.dup2(saved, 1)
+    os.close(saved)
+    with open("captured") as file:
+        return file.read()
+
+for _ in range(2):
+    ray.get(first.remote())
+    assert ray.get(capture.remote()) == "captured\\ncaptured\\n"
+""",
+        prelude=TAGGED,
+    )
+    assert tagged(stdout) == [("first", "from the first")] * 2
+    assert status == 0
+
+
+def test_a_progress_bar_is_shown_as_it_was_last() -> None:
+    stdout, _, status = run(
+        r"""
+@ray.remote
+def bar():
+    for percent in range(0, 101, 10):
+        sys.stdout.write(f"\r{percent} %")
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    print("windows\r")
+    sys.stdout.write("50 %\r     \rdone\n")
+
+ray.get(bar.remote())
+""",
+        prelude=TAGGED,
+    )
+    assert tagged(stdout) == [("bar", "100 %"), ("bar", "windows"), ("bar", "done")]
+    assert status == 0
+
+
+def test_a_line_without_an_end_is_shown_after_a_while() -> None:
+    script = start_script(
+        TAGGED
+        + """
+@ray.remote
+def ask():
+    sys.stdout.write("still here?")
+    sys.stdout.flush()
+    while not os.path.exists("seen"):
+        time.sleep(0.002)
+
+ray.get(ask.remote())
+"""
+    )
+    deadline = time.monotonic() + LIMIT_S
+    while not script.read_stdout().endswith("still here?\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    Sign(script.folder / "seen").put_up()
+    result = script.finish(LIMIT_S)
+    assert tagged(result.stdout) == [("ask", "still here?")]
+
+
+def test_output_is_seen_soon_after_the_result() -> None:
+    """Not with the next look of an idle engine, which may be a quarter of a second later."""
+    script = start_script(
+        TAGGED
+        + """
+@ray.remote
+def speak(i):
+    print("hello", i)
+
+for i in range(20):
+    ray.get(speak.remote(i))
+    begin = time.monotonic()
+    while open("../stdout").read().count("\\n") <= i:
+        assert time.monotonic() < begin + 30
+        time.sleep(0.0005)
+    with open("delays", "a") as file:
+        print(time.monotonic() - begin, file=file)
+"""
+    )
+    result = script.finish(LIMIT_S)
+    assert result.returncode == 0, result.stderr
+    delays = sorted(map(float, (script.folder / "delays").read_text().split()))
+    assert delays[10] < 0.1
+
+
+def test_a_file_stays_short_while_the_printing_thread_is_stuck() -> None:
+    near, far = os.pipe()
+    try:
+        program = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                TAGGED
+                + """
+def held():
+    size = 0
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if "grainwise-output" in os.readlink(f"/proc/self/fd/{fd}"):
+                size += os.stat(f"/proc/self/fd/{fd}").st_blocks * 512
+        except OSError:
+            pass
+    return size
+
+@ray.remote
+def shout():
+    line = "x" * 999 + "\\n"
+    for _ in range(20_000):
+        sys.stdout.write(line)
+
+for _ in range(10):
+    ray.get(shout.remote())
+deadline = time.monotonic() + 20
+while held() > 80 << 20 and time.monotonic() < deadline:
+    time.sleep(0.01)
+sys.stderr.write(str(held() >> 20))
+sys.stderr.flush()
+os._exit(0)
+""",
+            ],
+            stdout=far,
+            stderr=subprocess.PIPE,
+        )
+        os.close(far)
+        try:
+            _, stderr = program.communicate(timeout=LIMIT_S)
+        finally:
+            program.kill()
+    finally:
+        os.close(near)
+    assert int(stderr) <= 80
 
 
 # --- never blocks -------------------------------------------------------------------------------------------
@@ -401,7 +674,7 @@ def speak(i):
     print("from a task")
 
 for _ in range(3):
-    ray.init(num_cpus=2, ignore_reinit_error=True)
+    ray.init(num_cpus=2, tag_output=False, ignore_reinit_error=True)
     ray.get([speak.remote(i) for i in range(200)])
     ray.shutdown()
 is_over = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,12 +146,16 @@ def speak():
     subprocess.run(["sh", "-c", "echo to output; echo to errors >&2"], check=True)
     return subprocess.run(["cat"], capture_output=True).stdout  # its input is empty, and not ours
 
-print(ray.get(speak.remote()))
+read = ray.get(speak.remote())
+ray.shutdown()
+print(read)
 """,
         timeout=LIMIT_S,
     )
-    assert sorted(result.stdout.splitlines()) == ["b''", "to output"]
-    assert result.stderr == "to errors\n"
+    first, second = sorted(result.stdout.splitlines())
+    assert re.fullmatch(r"\(speak pid=\d+\) to output", first)
+    assert second == "b''"
+    assert re.fullmatch(r"\(speak pid=\d+\) to errors\n", result.stderr)
     assert_nothing_left(result.mark)
 
 

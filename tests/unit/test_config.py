@@ -194,12 +194,28 @@ def test_how_tasks_are_taken_back_is_checked(monkeypatch: pytest.MonkeyPatch) ->
         resolve()
 
 
+@pytest.mark.parametrize("name", ["log_to_driver", "tag_output"])
+def test_switches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert getattr(resolve(), name) is True
+    for text, value in (("0", False), ("false", False), ("1", True), ("True", True), ("", True)):
+        monkeypatch.setenv(f"GRAINWISE_{name.upper()}", text)
+        assert getattr(resolve(), name) is value
+    monkeypatch.setenv(f"GRAINWISE_{name.upper()}", "maybe")
+    with pytest.raises(ValueError, match=f"GRAINWISE_{name.upper()} expected 1 or 0, got 'maybe'"):
+        resolve()
+    arguments: dict[str, Any] = {name: False}
+    assert getattr(resolve(**arguments), name) is False
+    arguments[name] = 1
+    with pytest.raises(TypeError, match=rf"init\({name}=...\) expected True or False, got int"):
+        resolve(**arguments)
+
+
 def test_settings_are_frozen_and_show_themselves() -> None:
     settings = resolve(num_cpus=2, object_store_memory=MIN_STORE_BYTES, spill_dir="off")
     with pytest.raises(AttributeError, match=r"init\(num_cpus=...\)"):
         settings.num_cpus = 3
     assert isinstance(settings, Settings)
     assert repr(settings) == (
-        "Settings(batching=0, num_cpus=2, object_store_memory_bytes=1048576, spill_directory=None, "
-        "take_back='barriers', threads_per_worker=1)"
+        "Settings(batching=0, log_to_driver=True, num_cpus=2, object_store_memory_bytes=1048576, "
+        "spill_directory=None, tag_output=True, take_back='barriers', threads_per_worker=1)"
     )

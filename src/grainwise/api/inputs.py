@@ -4,7 +4,7 @@ range                     pieces are ranges
 list, tuple               slices; of immutable items as they are, of others pickled a piece at a time
 NumPy array               rows of the first axis; a large one lies in shared memory once
 Arrow table, data frames  rows as dictionaries, made by the worker
-everything else           its iterator, each mutable item pickled as soon as it is read
+everything else           its iterator, each mutable item pickled as soon as it is read; async iterators, too
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..objects.ref import FAILED, ObjectRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from typing import Any, Protocol
 
     from ..objects.codec import Packed
@@ -39,13 +39,21 @@ if TYPE_CHECKING:
         """The same in the object store."""
 
         def read(self, count: int) -> tuple[Any, int, int]:
-            """Return up to `count` items, how many that is, and their flags; fewer only at the end.
+            """Return up to `count` items, how many that is, and their flags; none only at the end.
 
             Raises:
                 Exception: whatever the user's iterator raises; what was read before it is not lost.
-                SerializationError: an item can't be pickled.
+                UnsendableError: the next item can't be sent; the one after it comes next.
             """
             ...
+
+
+class UnsendableError(Exception):
+    """An item that no worker can be given, and why: it can't be pickled, or the task behind it failed."""
+
+    def __init__(self, error: Exception, item: Any) -> None:
+        self.error = error
+        self.item = item
 
 
 CALL_BYTES = 400
@@ -69,12 +77,9 @@ def open_input(
     Raises:
         TypeError: one of them can't be iterated over.
     """
-    for position, iterable in enumerate(iterables):
-        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
-            which = "its input" if len(iterables) == 1 else f"input {position}"
-            raise TypeError(f"{word}() expected an iterable as {which}, got {type(iterable).__name__}")
+    check_iterables(iterables, word)
     if len(iterables) > 1:
-        totals = [len(each) for each in iterables if hasattr(each, "__len__")]
+        totals = [total for total in map(_count, iterables) if total is not None]
         total = min(totals) if len(totals) == len(iterables) else None
         return _Iterated(zip(*iterables), total, sink, name, is_starred=True)
     (source,) = iterables
@@ -84,8 +89,49 @@ def open_input(
             return sliced
     if type(source) in (list, tuple):
         return _Listed(source, sink, name, is_starred=is_starred)
-    total = len(source) if hasattr(source, "__len__") else None
-    return _Iterated(iter(source), total, sink, name, is_starred=is_starred)
+    if is_asynchronous(source):
+        return AsyncInput(source, sink, name, is_starred=is_starred)
+    return _Iterated(iter(source), _count(source), sink, name, is_starred=is_starred)
+
+
+def check_iterables(iterables: Sequence[Any], word: str) -> None:
+    """Refuse what can't be mapped over.
+
+    Raises:
+        TypeError: one of them can't be iterated over, or an asynchronous one is not the only one.
+    """
+    for position, iterable in enumerate(iterables):
+        if is_asynchronous(iterable):
+            if len(iterables) > 1:
+                raise TypeError(
+                    f"{word}() got an asynchronous iterable as input {position} - expected it alone, so "
+                    "zip them before"
+                )
+            continue
+        try:  # like an array without an axis
+            is_iterable = hasattr(iterable, "__iter__") or hasattr(iterable, "__getitem__")
+            is_iterable = is_iterable and getattr(iterable, "ndim", 1) != 0
+        except Exception:
+            is_iterable = True
+        if not is_iterable:
+            which = "its input" if len(iterables) == 1 else f"input {position}"
+            raise TypeError(f"{word}() expected an iterable as {which}, got {type(iterable).__name__}")
+
+
+def is_asynchronous(source: Any) -> bool:
+    """Say whether only `async for` can iterate over something."""
+    return hasattr(source, "__aiter__") and not hasattr(source, "__iter__")
+
+
+def _count(source: Any) -> int | None:
+    """Return how many items there are, None if that is not known."""
+    if type(source) is range:  # whose length may be more than `len` can say
+        step = source.step
+        return max(0, (source.stop - source.start + step - (1 if step > 0 else -1)) // step)
+    try:
+        return len(source)
+    except Exception:  # it has none, or a wrapper around something that has none
+        return None
 
 
 def _open_sliced(source: Any, sink: Any, name: str) -> Input | None:
@@ -93,8 +139,14 @@ def _open_sliced(source: Any, sink: Any, name: str) -> Input | None:
     if kind is range:
         return _Ranged(source)
     module = kind.__module__.partition(".")[0]
-    if module == "numpy" and kind is getattr(sys.modules.get("numpy"), "ndarray", None) and source.ndim:
-        return _Sliced(source, ITEMS, sink, name, is_whole=_is_flat(source))
+    if module == "numpy" and source.__class__ is kind:
+        numpy = sys.modules["numpy"]
+        if kind is numpy.memmap:  # may be larger than memory
+            return _Sliced(source.view(numpy.ndarray), ITEMS, sink, name, is_whole=False)
+        if kind is numpy.ndarray and source.dtype.kind == "O" and source.ndim == 1:
+            return _Listed(source, sink, name, is_starred=False)
+        if kind is numpy.ndarray:
+            return _Sliced(source, ITEMS, sink, name, is_whole=_is_flat(source))
     if module == "pyarrow" and kind.__name__ in ("Table", "RecordBatch"):
         return _Sliced(source, ARROW, sink, name, is_whole=source.nbytes >= INLINE_LIMIT_BYTES)
     if module == "pandas" and kind.__name__ == "DataFrame":
@@ -136,7 +188,7 @@ class _Counted:
 class _Ranged(_Counted):
     def __init__(self, source: range) -> None:
         super().__init__(None, "")
-        self.total = len(source)
+        self.total = _count(source)
         self._rest = source
 
     def read(self, count: int) -> tuple[Any, int, int]:
@@ -168,16 +220,26 @@ class _Sliced(_Counted):
             return Slice(self._whole, self._form, start, stop), stop - start, RAW
         if self._bytes_per_item:
             stop = min(stop, start + max(1, int(PIECE_BYTES / self._bytes_per_item)))
-        source = self._source
-        part = source[start:stop] if self._form == ITEMS else _rows(source, self._form, start, stop)
-        packed = self.pack(part, "its items", "items")
+        while True:
+            part = self._part(start, stop)
+            what, name = (f"item {start}", "item") if stop - start == 1 else ("its items", "items")
+            try:
+                packed = self.pack(part, what, name)
+                break
+            except SerializationError as error:
+                if stop - start == 1:
+                    self._at = stop
+                    raise UnsendableError(error, part) from None
+                stop = start + (stop - start) // 2  # what is well goes out first
         self._at = stop
         self._bytes_per_item = max(1.0, packed.nbytes() / (stop - start))
         return Slice(packed, self._form, 0, stop - start), stop - start, RAW
 
-
-def _rows(source: Any, form: int, start: int, stop: int) -> Any:
-    return source.iloc[start:stop] if form == PANDAS else source.slice(start, stop - start)
+    def _part(self, start: int, stop: int) -> Any:
+        source = self._source
+        if self._form == ITEMS:
+            return source[start:stop]
+        return source.iloc[start:stop] if self._form == PANDAS else source.slice(start, stop - start)
 
 
 class _Listed(_Counted):
@@ -197,30 +259,48 @@ class _Listed(_Counted):
         items = list(self._source[start : start + count])
         if not items:
             return (), 0, 0
+        parts = items
         if self._is_starred:
-            _check_rows(items, start)
-            is_immutable = all(map(is_atom, (arg for row in items for arg in row)))
+            items = self._until_refused(items, start, _as_row)
+            parts = [arg for row in items for arg in row]
+            is_immutable = all(map(is_atom, parts))
         else:
             is_immutable = _are_atoms(items)
         if is_immutable:
             self._at = start + len(items)
             return items, len(items), self._flags if self._is_starred else 0
-        if self._bytes_per_item:
-            del items[max(1, int(PIECE_BYTES / self._bytes_per_item)) :]
-        elif len(items) > 1:
-            del items[1:]  # who knows how large they are
-        self._at = start + len(items)
-        if ObjectRef in set(map(type, items)) or len(set(map(id, items))) < len(items):
+        most = max(1, int(PIECE_BYTES / self._bytes_per_item)) if self._bytes_per_item else 1
+        if len(items) > most:  # at first: who knows how large they are
+            del items[most:]
+            parts = [arg for row in items for arg in row] if self._is_starred else items
+        if ObjectRef in set(map(type, parts)) or _has_twice(parts):
             # A ref stands for its value; and what stands here twice must not arrive as one object.
-            return [self._pack_one(item, start + i) for i, item in enumerate(items)], len(items), 0
+            return self._read_singly(items, start)
         try:
             packed = self.pack(items, "its items", "items")
         except SerializationError:
-            for i, item in enumerate(items):
-                self._pack_one(item, start + i)  # says which
-            raise
+            return self._read_singly(items, start)  # says which
+        self._at = start + len(items)
         self._bytes_per_item = max(1.0, packed.nbytes() / len(items))
-        return Slice(packed, ITEMS, 0, len(items)), len(items), self._flags
+        slice_ = Slice(packed, ITEMS, 0, len(items), lambda at: self._pack_one(items[at], start + at))
+        return slice_, len(items), self._flags
+
+    def _read_singly(self, items: list[Any], start: int) -> tuple[Any, int, int]:
+        calls = self._until_refused(items, start, self._pack_one)
+        self._at = start + len(calls)
+        return calls, len(calls), 0
+
+    def _until_refused(self, items: list[Any], start: int, make: Callable[[Any, int], Any]) -> list[Any]:
+        """Return what is made of items; what can't be made of one is raised behind those before it."""
+        made: list[Any] = []
+        try:
+            for index, item in enumerate(items, start):
+                made.append(make(item, index))
+        except UnsendableError:
+            if not made:
+                self._at = start + 1
+                raise
+        return made
 
     def _pack_one(self, item: Any, index: int) -> Any:
         return pack_row(self, item if self._is_starred else (item,), index)
@@ -235,16 +315,21 @@ def _are_atoms(items: list[Any]) -> bool:
     return all(len(item) <= ATOM_LIMIT for item in items if type(item) in TEXTS)
 
 
-def _check_rows(rows: list[Any], first: int) -> None:
-    for position, row in enumerate(rows):
-        if type(row) is not tuple:
-            try:
-                rows[position] = tuple(row)
-            except TypeError:
-                raise TypeError(
-                    f"starmap() expected tuples of arguments, got {type(row).__name__} at item "
-                    f"{first + position}"
-                ) from None
+def _has_twice(parts: list[Any]) -> bool:
+    """Say whether some object that may be mutable stands among others twice."""
+    ids = [id(part) for part in parts if part.__class__ not in ATOMS and part.__class__ not in TEXTS]
+    return len(set(ids)) < len(ids)
+
+
+def _as_row(row: Any, index: int) -> tuple[Any, ...]:
+    if type(row) is tuple:
+        return row
+    try:
+        return tuple(row)
+    except TypeError:
+        kind = type(row).__name__
+        error = TypeError(f"starmap() expected tuples of arguments, got {kind} at item {index}")
+        raise UnsendableError(error, row) from None
 
 
 class _Iterated(_Counted):
@@ -275,9 +360,12 @@ class _Iterated(_Counted):
             else:
                 atoms, pack = ATOMS, self._pack_item
                 items.extend(item if item.__class__ in atoms else pack(item, items) for item in taken)
-        except BaseException as error:
+        except Exception as error:
+            refused = isinstance(error, UnsendableError)
             if not items:
+                self._num_read += refused
                 raise
+            self._num_read += refused
             self._error = error  # what was read before it comes first
         self._num_read += len(items)
         if not self._is_starred:
@@ -291,19 +379,44 @@ class _Iterated(_Counted):
         return item if is_atom(item) else pack_row(self, (item,), self._num_read + len(items))
 
     def _pack_row(self, row: Any, index: int) -> Any:
-        if type(row) is not tuple:
-            rows = [row]
-            _check_rows(rows, index)
-            (row,) = rows
+        row = _as_row(row, index)
         return row if all(map(is_atom, row)) else pack_row(self, row, index)
+
+
+class AsyncInput(_Counted):
+    """An asynchronous iterable: each item is pickled as soon as it is there, and handed on at once."""
+
+    is_lazy = True
+    total: int | None = None
+
+    def __init__(self, source: Any, sink: Any, name: str, *, is_starred: bool) -> None:
+        super().__init__(sink, name)
+        self._source: AsyncIterator[Any] = source.__aiter__()
+        self._is_starred = is_starred
+        self._num_read = 0
+
+    def read(self, count: int) -> tuple[Any, int, int]:
+        """Refuse: only `read_one` can wait for an item."""
+        raise AssertionError("an asynchronous input was read synchronously")
+
+    async def read_one(self) -> tuple[Any, int, int]:
+        """Return the next item as `read` would; none at the end."""
+        try:
+            item = await self._source.__anext__()
+        except StopAsyncIteration:
+            return (), 0, 0
+        index = self._num_read
+        self._num_read += 1
+        if self._is_starred:
+            return [pack_row(self, _as_row(item, index), index)], 1, 0
+        return [item if is_atom(item) else pack_row(self, (item,), index)], 1, 0
 
 
 def pack_row(counted: _Counted, row: tuple[Any, ...], index: int) -> Call:
     """Return the call of one item, by value as of now; refs stand for their values, once they have them.
 
     Raises:
-        SerializationError: an argument can't be pickled.
-        TaskError: the task behind a ref failed.
+        UnsendableError: an argument can't be pickled, or the task behind a ref failed.
     """
     args: list[Any] = []
     nbytes = 0
@@ -312,7 +425,10 @@ def pack_row(counted: _Counted, row: tuple[Any, ...], index: int) -> Call:
             _await_ref(arg)
         elif not is_atom(arg):
             what = f"item {index}" if len(row) == 1 else f"argument {position} of item {index}"
-            arg = counted.pack(arg, what, "item" if len(row) == 1 else f"item[{position}]")
+            try:
+                arg = counted.pack(arg, what, "item" if len(row) == 1 else f"item[{position}]")
+            except SerializationError as error:
+                raise UnsendableError(error, row[0] if len(row) == 1 else row) from None
             nbytes += arg.nbytes() if not arg.blobs else 256
         args.append(arg)
     return Call(tuple(args), (), nbytes)
@@ -324,4 +440,7 @@ def _await_ref(ref: ObjectRef[Any]) -> None:
     if ref._state.__class__ is not int:
         engine().wait([ref], 1, None)
     if ref._state == FAILED:
-        engine().get([ref], None)
+        try:
+            engine().get([ref], None)
+        except Exception as error:
+            raise UnsendableError(error, ref) from None

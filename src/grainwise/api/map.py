@@ -64,7 +64,10 @@ class MapResults(Typed["R_co"]):
 
     def close(self) -> None:
         """Cancel what is left: nothing more is read, what has not begun never runs."""
-        self._generator.close()
+        try:
+            self._generator.close()
+        except ValueError:  # another thread waits in it, or this is a signal handler that interrupted it
+            pass
         self._plan.close()
 
     def __enter__(self) -> MapResults[R_co]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from ..errors import SerializationError
 from ..objects.ref import ObjectRef
 
 TYPE_CHECKING = False
@@ -38,6 +39,7 @@ def map_by_refs(
     """
     pending: deque[ObjectRef[Any]] = deque()
     sources: dict[ObjectRef[Any], tuple[int, tuple[Any, ...]]] = {}
+    refused: dict[ObjectRef[Any], SerializationError] = {}
     num_read = 0
     is_exhausted = False
     read_error: BaseException | None = None
@@ -52,10 +54,15 @@ def map_by_refs(
                 except Exception as error:  # the results of what came before it come first
                     is_exhausted, read_error = True, error
                     break
-                ref = submit(num_read, *row)
-                sources[ref] = (num_read, row)
-                pending.append(ref)
+                index = num_read
                 num_read += 1
+                try:
+                    ref = submit(index, *row)
+                except SerializationError as error:
+                    ref = engine.put(None)  # stands for its task
+                    refused[ref] = _name(error, index, row)
+                sources[ref] = (index, row)
+                pending.append(ref)
             if not pending:
                 break
             if is_ordered:
@@ -66,6 +73,8 @@ def map_by_refs(
             for ref in ready:
                 index, row = sources.pop(ref)
                 try:
+                    if ref in refused:
+                        raise refused.pop(ref)
                     value = engine.get([ref], None)[0]
                 except Exception as error:
                     value = failed(error, index, row)
@@ -75,3 +84,13 @@ def map_by_refs(
     finally:
         for ref in pending:
             engine.cancel(ref, force=False, recursive=True)
+
+
+def _name(error: SerializationError, index: int, row: tuple[Any, ...]) -> SerializationError:
+    """Return the error of a call that can't be pickled as one of an item."""
+    from ..objects.culprit import describe, find_culprit
+
+    culprit = find_culprit(row[0] if len(row) == 1 else row, name="item")
+    reason = str(error.__cause__) if culprit is None else describe(culprit)
+    path = "" if culprit is None else culprit.path
+    return SerializationError(reason, task_name=error.task_name, what=f"item {index}", path=path)

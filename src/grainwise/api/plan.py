@@ -14,17 +14,19 @@ from __future__ import annotations
 from time import perf_counter
 
 from ..engine.current import Exportable
+from ..errors import SerializationError
 from ..objects.codec import Packed
 from .item_errors import name_item, shorten, show_item
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Generator, Iterator
     from typing import Any
 
     from ..engine.current import Options
     from ..engine.driver.runs import Run
-    from .inputs import Input
+    from .inputs import Input, UnsendableError
 
 AHEAD_QUANTA = 8
 """Work under way or ready for each CPU, in quanta: two batches deep, and as much to fill full ones."""
@@ -75,7 +77,7 @@ class Plan:
         """Mean time of reading one item lately."""
         self._is_exhausted = False
         self._read_error: BaseException | None = None
-        self._buffer: dict[int, tuple[list[Any], bool]] = {}
+        self._buffer: dict[int, tuple[int, list[Any], bool]] = {}
         self._next = 0
         """The number of the first result that has not been handed on, if they go in order."""
 
@@ -90,11 +92,19 @@ class Plan:
                 raise NotImplementedError(
                     f"{word}(timeout=...) was called inside a task - expected it in the program itself"
                 )
+            from .inputs import check_iterables, is_asynchronous
+
+            check_iterables(iterables, word)
+            if is_asynchronous(iterables[0]):
+                raise TypeError(
+                    f"{word}() got an asynchronous iterable inside a task - expected it in the program"
+                )
             self._rows = _rows(word, iterables, is_starred=is_starred)
             self._window = max_workers
             return
-        from .inputs import open_input
+        from .inputs import AsyncInput, UnsendableError, open_input
 
+        self._unsendable = UnsendableError
         self._run = engine.open_run(
             Exportable(self._function, self.name), self._options, timeout_s, max_workers
         )
@@ -103,6 +113,7 @@ class Plan:
         self._num_workers = min(num_cpus, max_workers) if max_workers else num_cpus
         self._quantum_s = engine.dispatcher.policy.quantum_s
         self._input = open_input(iterables, engine.store, self.name, word=word, is_starred=is_starred)
+        self._is_fed = isinstance(self._input, AsyncInput)
         self.total = self._input.total
 
     # -- handing on ------------------------------------------------------------------------------------
@@ -112,19 +123,19 @@ class Plan:
         if self._run is None:
             yield from self._by_refs()
             return
+        self._begin(is_async=False)
         try:
-            self._begin()
             while True:
                 chunk = self._next_chunk(None)
                 if chunk is None:
                     break
-                values, is_plain = chunk
+                first, values, is_plain = chunk
                 if is_plain:
                     yield from values
                 else:
-                    for value in values:
-                        kind = value.__class__
-                        yield value if kind is not Packed and kind is not self._failed else self._open(value)
+                    opened = self._failed, Packed
+                    for index, value in enumerate(values, first):
+                        yield self._open(value, index) if value.__class__ in opened else value
                 self.num_taken += len(values)
             self._end(is_complete=True)
         finally:
@@ -139,30 +150,43 @@ class Plan:
                 yield value
             return
         loop = asyncio.get_running_loop()
+        self._begin(is_async=True)
+        feeder = looked = None
         try:
-            self._begin()
+            if self._is_fed:
+                looked = asyncio.Event()
+                feeder = loop.create_task(self._feed(self._run, looked))
             while True:
                 chunk = self._next_chunk(0.0)
                 if chunk is None and self._is_done():
                     break
+                if looked is not None:
+                    looked.set()
                 if chunk is None:
                     await loop.run_in_executor(None, self._run.wait, self._next, SLICE_S)
                     continue
-                for value in chunk[0]:
-                    kind = value.__class__
-                    yield value if kind is not Packed and kind is not self._failed else self._open(value)
-                self.num_taken += len(chunk[0])
+                first, values, _ = chunk
+                opened = self._failed, Packed
+                for index, value in enumerate(values, first):
+                    yield self._open(value, index) if value.__class__ in opened else value
+                self.num_taken += len(values)
             self._end(is_complete=True)
         finally:
             self.close()
+            if feeder is not None and feeder.cancel():
+                await asyncio.wait([feeder])
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_async: bool) -> None:
         from ..engine.driver.runs import Failed
         from ..watch.progress import Progress
 
-        self._failed: Any = Failed
+        if self._is_fed and not is_async:
+            raise TypeError(
+                f"the input of the map of {self.name} is asynchronous - expected `async for` over its results"
+            )
         if self._progress is not None:
             raise RuntimeError("the results of a map can be iterated over once - call map() again")
+        self._failed: Any = Failed
         self._progress = Progress(self.progress_wish, self.total, self.name)
 
     def _end(self, *, is_complete: bool) -> None:
@@ -171,17 +195,21 @@ class Plan:
             self._progress.close(is_complete=is_complete)
 
     def close(self) -> None:
-        """Cancel what is left."""
+        """Cancel what is left; who waits for results in another thread finds the end."""
         if self._run is not None:
-            self._end(is_complete=False)
-            self._run.cancel()
             self._is_exhausted = True
+            try:
+                self._end(is_complete=False)
+            finally:
+                self._run.cancel()
 
-    def _next_chunk(self, timeout_s: float | None) -> tuple[list[Any], bool] | None:
-        """Return results in a row, None at the end or, with a timeout, when there are none yet."""
+    def _next_chunk(self, timeout_s: float | None) -> tuple[int, list[Any], bool] | None:
+        """Return the next results and the number of the first; None at the end or when there are none yet."""
         run = self._run
         assert run is not None
-        while True:
+        while not run.is_over:
+            if run.unreadable:
+                self._put_again(run)
             chunk = self._collect(run)
             if chunk is None or self._read_s < SLOW_READ_S:
                 self._fill(run)
@@ -198,35 +226,32 @@ class Plan:
             if timeout_s is not None:
                 return None
             run.wait(self._next if self._is_ordered else -1, self._patience(run))
+        return None
 
     def _is_done(self) -> bool:
         run = self._run
-        return (
-            self._is_exhausted
-            and run is not None
-            and not run.out
-            and not self._buffer
-            and run.num_out >= self._num_read
-        )
+        if run is None or run.is_over:
+            return True
+        is_empty = not run.out and not self._buffer
+        return self._is_exhausted and is_empty and run.num_out >= self._num_read
 
-    def _collect(self, run: Run) -> tuple[list[Any], bool] | None:
+    def _collect(self, run: Run) -> tuple[int, list[Any], bool] | None:
         """Return the next results that are there."""
         out, buffer = run.out, self._buffer
         if not self._is_ordered:
             if not out:
                 self._check(run)
                 return None
-            _, values, is_plain = out.popleft()
-            return values, is_plain
+            return out.popleft()
         while out:
-            first, values, is_plain = out.popleft()
-            buffer[first] = values, is_plain
-        chunk = buffer.pop(self._next, None)
-        if chunk is None:
+            chunk = out.popleft()
+            buffer[chunk[0]] = chunk
+        found = buffer.pop(self._next, None)
+        if found is None:
             self._check(run)
             return None
-        self._next += len(chunk[0])
-        return chunk
+        self._next += len(found[1])
+        return found
 
     def _check(self, run: Run) -> None:
         if run.error is not None:
@@ -234,13 +259,17 @@ class Plan:
 
             raise fresh(run.error)
 
-    def _open(self, value: Any) -> Any:
+    def _open(self, value: Any, index: int) -> Any:
         """Return the value of a packed result; raise the error of one that failed, or return it."""
-        if value.__class__ is Packed:
+        if value.__class__ is not Packed:
+            error = name_item(value.error, index, show_item(value))
+        else:
             from ..engine.wire.failures import read_value
 
-            return read_value(value)
-        error = name_item(value.error, value.index, show_item(value))
+            try:
+                return read_value(value)
+            except SerializationError as unreadable:
+                error = name_item(unreadable, index, "its result can't be read")
         if self._is_safe:
             return error
         raise error
@@ -250,7 +279,7 @@ class Plan:
     def _fill(self, run: Run) -> None:
         """Read as much as the workers need, but not for long."""
         end = perf_counter() + FILL_S
-        while not self._is_exhausted and perf_counter() < end:
+        while not self._is_exhausted and not self._is_fed and perf_counter() < end:
             count = self._room(run)
             if count <= 0:
                 return
@@ -258,6 +287,9 @@ class Plan:
             begin = perf_counter()
             try:
                 items, num, flags = source.read(min(count, self._piece) if source.is_lazy else count)
+            except self._unsendable as error:
+                self._refuse(run, error)
+                continue
             except BaseException as error:
                 self._is_exhausted = True
                 if not isinstance(error, Exception):
@@ -277,6 +309,50 @@ class Plan:
                     self._piece = min(2 * self._piece, MAX_PIECE)
                 else:
                     self._piece = max(1, int(num * SLOW_READ_S / (2 * spent_s)))
+
+    def _put_again(self, run: Run) -> None:
+        """Put items one by one that travelled with one that can't be unpickled."""
+        while run.unreadable:
+            index, pack, at = run.unreadable.popleft()
+            try:
+                run.put(index, [pack(at)], 0)
+            except self._unsendable as error:
+                run.refuse(index, error.error, error.item)
+
+    def _refuse(self, run: Run, refused: UnsendableError) -> None:
+        """An item can't be sent: that is its result, or ends the map behind the results before it."""
+        index = self._num_read
+        if self._is_safe:
+            run.refuse(index, refused.error, refused.item)
+            self._num_read = index + 1
+        else:
+            self._is_exhausted = True
+            self._read_error = name_item(refused.error, index, shorten(refused.item))
+
+    async def _feed(self, run: Run, looked: asyncio.Event) -> None:
+        """Read an asynchronous input while there is room; `looked` is set whenever there may be some."""
+        source: Any = self._input
+        try:
+            while not self._is_exhausted:
+                if self._room(run) <= 0:
+                    looked.clear()
+                    await looked.wait()
+                    continue
+                try:
+                    items, num, flags = await source.read_one()
+                except self._unsendable as error:
+                    self._refuse(run, error)
+                    continue
+                if self._is_exhausted:  # closed meanwhile
+                    return
+                if not num:
+                    self.total = self._num_read
+                    break
+                run.put(self._num_read, items, flags)
+                self._num_read += num
+        except Exception as error:
+            self._read_error = error
+        self._is_exhausted = True
 
     def _room(self, run: Run) -> int:
         """Return how many items to read now."""
@@ -306,7 +382,7 @@ class Plan:
 
     def _patience(self, run: Run) -> float | None:
         """Return how long to wait for results before the input is looked at again."""
-        if self._is_exhausted or self._room(run) <= 0:
+        if self._is_exhausted or self._is_fed or self._room(run) <= 0:
             return None
         return self._read_s if self._read_s >= SLOW_READ_S else 0.0
 

@@ -24,6 +24,8 @@ def init(
     object_store_memory: int | None = None,
     spill_dir: str | None = None,
     batching: Literal["auto", "off"] | int | None = None,
+    log_to_driver: bool | None = None,
+    tag_output: bool | None = None,
     ignore_reinit_error: bool = False,
 ) -> None:
     """Start the engine. Optional: the first task, `put` or `get` starts it with defaults.
@@ -39,6 +41,11 @@ def init(
             there have no name and go with the program, however it ends.
         batching: "auto" (default) sizes batches by measured cost; "off" sends each task by itself; a number
             sends batches of so many. A task's own option goes first. Rarely worth setting.
+        log_to_driver: what tasks print, log and warn of arrives in this program (default True): standard
+            output and error in `sys.stdout` and `sys.stderr`, log records in the loggers of the same name,
+            with `task_name` and `worker_pid`, warnings in `warnings`.
+        tag_output: begin each line with the task's name and the worker's pid, `(double pid=123) ...`, and
+            end warnings with the task's name (default True).
         ignore_reinit_error: do nothing if the engine is running already.
 
     Raises:
@@ -57,7 +64,7 @@ def init(
                 "shutdown() first, or init(ignore_reinit_error=True)"
             )
         current.check_not_foreign()
-        _start(resolve(num_cpus, object_store_memory, spill_dir, batching))
+        _start(resolve(num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output))
 
 
 def shutdown() -> None:

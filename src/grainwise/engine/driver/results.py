@@ -12,7 +12,7 @@ from ...errors import TaskCancelledError
 from ...objects.codec import ERROR_WIRE
 from ...objects.ref import FAILED, PACKED, READY
 from ..wire.failures import read_error
-from ..wire.tasks import MULTI_WIRE, READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
+from ..wire.tasks import MULTI_WIRE, PRINTED, READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
 from . import crash, nested
 
 TYPE_CHECKING = False
@@ -69,6 +69,8 @@ class Results:
             self.engine.borders.returned(handle, message[1], message[2])
         elif kind == READY_TO_RUN:
             handle.is_up = True
+        elif kind == PRINTED:
+            self.engine.output.collect_from(handle)
         else:
             nested.on_message(self.engine, handle, message)
 

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 from collections import deque
 
-from ...errors import TaskTimeoutError
+from ...errors import SerializationError, TaskTimeoutError
 from ...objects.codec import ERROR_WIRE
 from ..wire import control
 from ..wire.failures import read_error
 from ..wire.slices import Slice
 from ..wire.tasks import Call, TaskSpec
-from . import crash
+from . import crash, nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
     from typing import Any
 
     from ..processes.pool import WorkerHandle
@@ -38,6 +39,7 @@ else:
     import _signal
 
 _SIGINT = int(_signal.SIGINT)
+_SIGURG = int(_signal.SIGURG)
 
 
 class Failed:
@@ -124,6 +126,8 @@ class Run:
     Attributes:
         out: (number of the first, results, are they plain?) of each range that has come back. A result is an
             atom, `Packed` or `Failed`.
+        unreadable: (number, what packs it, its argument) of each item that travelled with one that can't be
+            unpickled, to be put again by itself; the consumer does that: it runs the user's code.
         error: what ended the run as a whole, such as the end of the engine.
         num_out: results that have come back.
         is_over: nobody wants any more of it.
@@ -140,6 +144,7 @@ class Run:
         self.timeout_s = timeout_s
         self.max_workers = max_workers
         self.out: deque[tuple[int, list[Any], bool]] = deque()
+        self.unreadable: deque[tuple[int, Callable[[int], Any], int]] = deque()
         self.error: BaseException | None = None
         self.num_out = 0
         self.is_over = False
@@ -152,6 +157,8 @@ class Run:
         engine = self._engine
         with engine.turn:
             engine.check_open()
+            if self.is_over:  # closed by another thread, or by a signal handler
+                return
             if self.timeout_s is not None:
                 engine.deadlines.runs.add(self)
             self.pieces.put(first, items, flags)
@@ -162,11 +169,19 @@ class Run:
     def wait(self, wanted: int, timeout_s: float | None) -> bool:
         """Wait until something has come back; false on a timeout. `wanted` is the number waited for most."""
         engine = self._engine
-        if not self.out and self.error is None:
+        if not self._has_news():
             with engine.turn:
                 self._want(wanted)
-            engine.wait_until(lambda: bool(self.out) or self.error is not None, timeout_s)
+            engine.wait_until(self._has_news, timeout_s)
         return bool(self.out)
+
+    def _has_news(self) -> bool:
+        return bool(self.out) or bool(self.unreadable) or self.error is not None or self.is_over
+
+    def refuse(self, index: int, error: BaseException, item: Any) -> None:
+        """Give an item that can't be sent its result."""
+        with self._engine.turn:
+            self._emit(index, [Failed(error, index, item)], is_plain=False)
 
     def mean_s(self) -> float | None:
         """Return the estimated cost of an item in seconds, None while unknown."""
@@ -186,7 +201,10 @@ class Run:
     def cancel(self) -> None:
         """Want no more of it: drop what is not sent, take back what has not begun, interrupt what runs."""
         engine = self._engine
-        engine.deadlines.runs.discard(self)
+        if engine.turn.is_mine():  # a finalizer that interrupted the engine itself: soon, then
+            if not self.is_over:
+                engine.callbacks.append(self.cancel)
+            return
         if self.is_over or engine.is_closed:
             self.is_over = True
             return
@@ -198,18 +216,22 @@ class Run:
             for handle in list(engine.pool.workers.values()):
                 for batch in list(handle.batches.values()):
                     if batch.run is self:
-                        self._interrupt(handle, batch)
+                        self._take_back(handle, batch)
+            engine.deadlines.runs.add(self)  # whatever begins all the same is interrupted there
+            engine.deadlines.look()
         engine.kick()
 
-    def _interrupt(self, handle: WorkerHandle, batch: SentBatch) -> None:
+    def _take_back(self, handle: WorkerHandle, batch: SentBatch) -> None:
         dispatcher = self._engine.dispatcher
+        batch.watched_item = -1
         if not batch.is_blocked:
             start = dispatcher.claim_back(handle, batch, batch.base)
             if start is not None and start < batch.stop:
                 dispatcher.requeue(handle, batch, start)
-        words = handle.words
-        if batch.base < batch.stop and words[control.SEQ] == batch.seq:
-            interrupt(self._engine, handle, batch, words[control.STARTED])
+            if batch.base < batch.stop:  # some is claimed behind the running item: let go of it
+                at = control.claim_word(batch.seq) + 1
+                handle.words[at] = min(handle.words[at], batch.base)
+                self._engine.pool.kill(handle, _SIGURG)
 
     # -- batches ---------------------------------------------------------------------------------------
 
@@ -257,6 +279,10 @@ class Run:
             error: BaseException = TaskTimeoutError(task_name=self.spec.name, timeout_s=batch.timeout_s)
         else:
             error = read_error(wire)
+            items = batch.refs
+            if isinstance(items, Slice) and items.again is not None and is_unreadable(error):
+                self.unreadable.append((batch.first + at, items.again, items.start + at))
+                return None
         retry = self.spec.retry_exceptions
         if (at in batch.timed_out or crash.is_worth_retrying(error, retry)) and self._try_again(batch, at):
             return None
@@ -297,6 +323,11 @@ class Run:
             self.error = error
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """Say whether items can't be unpickled, one of them or all: they travelled together."""
+    return isinstance(error, SerializationError) and error.what == "item"
+
+
 def item_at(batch: SentBatch, at: int) -> Any:
     """Return an item of a batch, as it was sent."""
     part = batch.refs[at : at + 1]
@@ -312,7 +343,10 @@ def unlend(engine: Engine, handle: WorkerHandle, batch: SentBatch, start: int) -
 
 
 def interrupt(engine: Engine, handle: WorkerHandle, batch: SentBatch, at: int) -> None:
-    """Interrupt a running item."""
+    """Interrupt a running item, or its wait for others."""
+    if batch.is_blocked:
+        nested.cancel_wait(engine, handle, batch.seq)
+        return
     handle.words[control.SPARE_CHILD] = 0
     handle.words[control.CANCEL] = (batch.seq << 32 | at) + 1
     engine.pool.kill(handle, _SIGINT)

@@ -49,6 +49,7 @@ STANDARD_FINDERS = (
     "PathFinder",
     "_SixMetaPathImporter",
     "AssertionRewritingHook",
+    "JoblibFinder",
 )
 
 
@@ -380,6 +381,8 @@ def open_pool(settings: Settings) -> Pool:
         capacity_bytes=settings.object_store_memory_bytes,
         spill_directory=settings.spill_directory,
         take_back=settings.take_back,
+        log_to_driver=settings.log_to_driver,
+        tag_output=settings.tag_output,
     )
     pool = Pool(told, settings.threads_per_worker)
     try:

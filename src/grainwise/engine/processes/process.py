@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..printed.streams import TaggedStream
+
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 CRASH_TAIL_BYTES = 4096
@@ -27,22 +29,25 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)  # it ended before we could ask
 
 
-def redirect_output(out_fd: int, err_fd: int, crash_fd: int) -> None:
+def redirect_output(out_fd: int, err_fd: int, crash_fd: int) -> tuple[TaggedStream, TaggedStream]:
     """Send standard output and error to files that the driver tails; a file never blocks its writer."""
     global _crash_file
     import faulthandler
 
+    from ..printed.streams import TaggedStream
+
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (out_fd, 1), (err_fd, 2)):
         os.dup2(source, target)
-        os.close(source)
+    os.close(null)
     # Open as long as the process lives (SIM115); typeshed takes sys.__stdin__ and the like for constants.
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    streams = TaggedStream(1, out_fd), TaggedStream(2, err_fd)
+    sys.stdout, sys.stderr = streams
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     _crash_file = os.fdopen(crash_fd, "wb", buffering=0)
     faulthandler.enable(_crash_file, all_threads=False)
+    return streams
 
 
 def anonymous_file(name: str) -> int:

@@ -124,6 +124,7 @@ class Template:
         from ...errors import dual, tracebacks  # noqa: F401
         from ...grain import costs, sizes  # noqa: F401
         from ...objects import culprit, outpost  # noqa: F401
+        from ..printed import streams  # noqa: F401
         from ..wire import failures  # noqa: F401
         from ..worker import inside, loop  # noqa: F401
         from . import process  # noqa: F401
@@ -159,6 +160,10 @@ class Template:
                 __import__(name)
             except Exception:
                 continue  # the task that needs it will say so
+        if settings["log_to_driver"]:
+            import binascii  # noqa: F401
+
+            from ..printed import forwarding  # noqa: F401  # logging is there, cloudpickle has imported it
 
     def _serve(self) -> bool:
         """Take one request; false at the end of file."""

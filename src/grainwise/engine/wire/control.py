@@ -19,7 +19,8 @@ Aligned eight-byte stores and loads are atomic on every machine that we run on.
 | `claim(seq)` | items below it are the worker's | worker |
 | `limit(seq)` | items from it on are not the worker's | driver |
 
-Who may run what of a batch is decided with its claim and limit words: see `claims`.
+Who may run what of a batch is decided with its claim and limit words: see `claims`. Slot 0 has no claims: its
+first claim word is the version of the logging levels behind the slots, see `printed.levels`.
 """
 
 from __future__ import annotations

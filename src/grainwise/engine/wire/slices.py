@@ -31,11 +31,15 @@ class Slice:
         form: what it is, and so how items are made of it.
         start: the first item.
         stop: the one behind the last.
+        again: packs one item by itself, in case the source can't be unpickled; None where that is no help.
     """
 
-    __slots__ = ("form", "packed", "start", "stop")
+    __slots__ = ("again", "form", "packed", "start", "stop")
 
-    def __init__(self, packed: Packed, form: int, start: int, stop: int) -> None:
+    def __init__(
+        self, packed: Packed, form: int, start: int, stop: int, again: Callable[[int], Any] | None = None
+    ) -> None:
+        self.again = again
         self.packed = packed
         self.form = form
         self.start = start
@@ -46,7 +50,7 @@ class Slice:
 
     def __getitem__(self, part: slice) -> Slice:
         start, stop, _ = part.indices(len(self))
-        return Slice(self.packed, self.form, self.start + start, self.start + max(start, stop))
+        return Slice(self.packed, self.form, self.start + start, self.start + max(start, stop), self.again)
 
     def wire(self, lend: Callable[[Packed], tuple[Any, ...]]) -> tuple[Any, ...]:
         """Return what travels."""
@@ -56,9 +60,11 @@ class Slice:
 def items_of(source: Any, form: int, start: int, stop: int) -> Any:
     """Return the items of a slice, as a sequence."""
     if form == ITEMS:
-        return source[start:stop]
-    if form == PANDAS:
-        return source.iloc[start:stop].to_dict("records")
-    if form == POLARS:
-        return source.slice(start, stop - start).to_dicts()
-    return source.slice(start, stop - start).to_pylist()
+        items = source[start:stop]
+    elif form == PANDAS:
+        items = source.iloc[start:stop].to_dict("records")
+    elif form == POLARS:
+        items = source.slice(start, stop - start).to_dicts()
+    else:
+        items = source.slice(start, stop - start).to_pylist()
+    return items if len(items) == stop - start else [{} for _ in range(stop - start)]  # rows without columns

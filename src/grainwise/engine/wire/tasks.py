@@ -38,6 +38,7 @@ UNWANT = 20  # token
 RETURNED = 21  # borrowed blobs, dropped refs
 PUT = 22  # identity, wire
 CANCEL_REF = 23  # identity, force, recursive
+PRINTED = 24  # something was printed; the results of its tasks come next
 
 # Flags of RUN.
 EACH = 1  # report each item before the next begins

@@ -34,6 +34,7 @@ class Batch:
         is_open: the function of an item may be running: a cancellation may raise.
         first: number of the first item in the run that it belongs to.
         has_wires: some result is no atom.
+        raw_from: results from here on have not been packed where they must be; -1 for none.
         failure: why the items could not be unpickled.
         stop: the batch ends here at the latest; set when the rest is given back.
         kept: packed results with their index, until they are reported: the driver must find the refs and the
@@ -41,8 +42,8 @@ class Batch:
     """
 
     __slots__ = (
-        "claimed", "failure", "first", "flags", "has_wires", "is_open", "kept", "part", "results", "sent",
-        "seq", "spent_s", "stop", "timed", "times", "values", "worst_s",
+        "claimed", "failure", "first", "flags", "has_wires", "is_open", "kept", "part", "raw_from", "results",
+        "sent", "seq", "spent_s", "stop", "timed", "times", "values", "worst_s",
     )  # fmt: skip
 
     def __init__(self, seq: int, values: Any, flags: int) -> None:
@@ -56,6 +57,7 @@ class Batch:
         self.is_open = False
         self.first = 0
         self.has_wires = False
+        self.raw_from = -1
         self.failure: BaseException | None = None
         self.stop = len(values)
         self.part = 0

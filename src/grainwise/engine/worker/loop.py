@@ -31,6 +31,7 @@ from ..wire.tasks import (
     FREE,
     FUNCTION,
     LOOSE,
+    PRINTED,
     RAW,
     READY_TO_RUN,
     RUN,
@@ -65,6 +66,7 @@ class Worker(Reporting):
         super().__init__(uid, words, channel, fd_socket)
         self.functions: dict[bytes, Callable[..., Any] | BaseException] = {}
         self.task_name = ""
+        self.tags: Any = None  # set by run_worker
         self.claim_lock: claims.SlotLock | None = None  # where there are no barriers
         self.is_twin = False  # this process was forked off by a task
         self.inbox: list[tuple[Any, ...]] = []  # batches that must wait for the blocked task
@@ -137,12 +139,16 @@ class Worker(Reporting):
             self._open_slice(batch, parts[0])
         if batch.stop > 1:
             self.wake_reporter()
+        _, _, hint, _, name = parts[0]
+        is_one = len(parts) == 1
+        self.tags.begin(name if is_one else "", is_exact=is_one and hint == 1)  # else they are tiny
         for number, part in enumerate(parts):
             batch.part = number
             self._run_part(batch, *part)
             if len(batch.results) < part[0]:
                 break
         self._flush_output()  # the user's code: what it does is still the last item's doing
+        self.tags.end()
         self.report(batch, len(batch.results))
         if self.inside.untaught and outer[0] is None:
             self.inside.untell()
@@ -150,6 +156,8 @@ class Worker(Reporting):
         words[control.IN_CHILD] = outer_words[2]
         words[control.STARTED] = outer_words[1]
         words[control.SEQ] = outer_words[0]
+        if outer[0] is not None:
+            self.tags.begin(self.task_name, is_exact=True)
 
     def _run_part(
         self, batch: Batch, end: int, identity: bytes, hint: int, num_returns: int, name: str
@@ -265,6 +273,7 @@ class Worker(Reporting):
         """
         words, results = self.words, batch.results
         first = len(results)
+        batch.raw_from = first
         words[control.STARTED] = first
         words[control.LOOSE] = 1
         failure: BaseException | None = None
@@ -278,6 +287,7 @@ class Worker(Reporting):
         kinds = set(map(type, results[first:]))
         if not kinds <= ATOMS:
             self._pack_loose(batch, first)
+        batch.raw_from = -1
         return kinds <= SMALL, failure
 
     def _pack_loose(self, batch: Batch, first: int) -> None:
@@ -410,12 +420,13 @@ def run_worker(
     from ...grain.sizes import MAX_BATCH, Sizes
     from ...objects.outpost import Outpost
     from ...objects.store import Usage
+    from ..printed.streams import Tags
     from ..processes.process import die_with_parent, redirect_output
     from .inside import Inside
 
     die_with_parent(parent)
     main_fd, side_fd, out_fd, err_fd, crash_fd = fds
-    redirect_output(out_fd, err_fd, crash_fd)
+    streams = redirect_output(out_fd, err_fd, crash_fd)
     all_words = memoryview(control.open_page(control_fd)).cast("Q")
     words = control.slot_words(all_words, slot)
     channel = Channel(socket.socket(fileno=main_fd), blocking=True)
@@ -438,6 +449,11 @@ def run_worker(
     worker.inside = Inside(worker, settings)
     sizes = Sizes(settings["num_cpus"], Costs(), MAX_BATCH)
     worker.report_s, worker.eager_s = intervals(sizes.num_cpus, sizes.quantum_s, sizes.costs.message_s)
+    worker.tags = Tags(worker, lambda: worker.send((PRINTED,)), streams)
+    if settings["log_to_driver"]:
+        from ..printed.forwarding import install
+
+        install(worker.tags, err_fd, all_words, control_fd)
     _signal.signal(_signal.SIGINT, worker.on_interrupt)
     _signal.signal(_signal.SIGURG, worker.unclaim)
     os.register_at_fork(after_in_child=worker.after_fork)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 
+from ...objects.codec import ATOMS
 from ..wire import control
 from ..wire.channel import Channel, receive_fds, send_fd
 from ..wire.tasks import FUSED, RESULTS, RETURNED
@@ -157,6 +158,9 @@ class Reporting:
             with self.send_lock:
                 start, results = batch.sent, batch.results
                 end = len(results)
+                raw = batch.raw_from
+                if raw >= 0 and not set(map(type, results[max(raw, start) : end])) <= ATOMS:
+                    end = max(raw, start)  # not packed yet
                 if end == start and stopped < 0:
                     self.inside.ship()
                     self.send_returned()
