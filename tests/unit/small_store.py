@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grainwise.objects.arena import layout
-from grainwise.objects.store import Store, Usage
+from grainwise.objects.store import Store
+from grainwise.objects.usage import Usage
 
 MIB = 1 << 20
 DRIVER_WORD, OTHER_WORD = 2, 5

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grainwise.objects import dedup
+from grainwise.objects.blob import Blob
 from grainwise.objects.codec import pack, unpack
 from grainwise.objects.dedup import (
     MAX_CANDIDATES,
@@ -25,7 +26,6 @@ from grainwise.objects.dedup import (
     roots,
     same_content,
 )
-from grainwise.objects.store import Blob
 from tests.unit.small_store import MIB, SmallStore
 
 LARGE = 200_000

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainwise.errors import ObjectStoreFullError, OutOfDiskError
-from grainwise.objects import store as store_module
+from grainwise.objects import disk as disk_module
 from grainwise.objects.arena import Arena
+from grainwise.objects.blob import Blob
 from grainwise.objects.codec import Packed, pack, unpack
 from grainwise.objects.outpost import BorrowedBlob, Outpost, OwnBlob
-from grainwise.objects.store import Blob
 from tests.unit.small_store import MIB, OTHER_WORD, FakeUsage, SmallStore
 
 MEMORY, DISK = 42, 43
@@ -217,7 +217,7 @@ def test_a_write_that_fails_goes_to_disk_or_is_an_error(
 
 def test_a_full_disk_is_named(outpost: SmallOutpost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     room = types.SimpleNamespace(f_bavail=256, f_frsize=4096)
-    monkeypatch.setattr(store_module.os, "statvfs", lambda path: room)
+    monkeypatch.setattr(disk_module.os, "statvfs", lambda path: room)
     outpost.usage.words[2] = 8 * MIB
     write(outpost, MIB // 2).lend()
     with pytest.raises(OutOfDiskError) as caught:

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 from grainwise.errors import EngineClosedError, ObjectStoreFullError, OutOfDiskError
+from grainwise.objects import disk as disk_module
 from grainwise.objects import store as store_module
 from grainwise.objects.arena import Arena, create_memory
-from grainwise.objects.store import DISK_ARENA, HIGH_WATER, MEMORY_ARENA, Blob
+from grainwise.objects.blob import Blob
+from grainwise.objects.store import DISK_ARENA, HIGH_WATER, MEMORY_ARENA
 from tests.unit.small_store import MIB, SmallStore
 
 WORKER_ARENA = 42
@@ -310,7 +312,7 @@ def test_an_object_larger_than_the_store_is_refused_without_spilling(full_at_8: 
 
 def disk_of(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
     room = types.SimpleNamespace(f_bavail=nbytes // 4096, f_frsize=4096)
-    monkeypatch.setattr(store_module.os, "statvfs", lambda path: room)
+    monkeypatch.setattr(disk_module.os, "statvfs", lambda path: room)
 
 
 @pytest.mark.parametrize("nbytes", [3 * MIB, 9 * MIB], ids=["one must move", "too large for memory"])

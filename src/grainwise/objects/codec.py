@@ -13,7 +13,7 @@ user's is touched until the process that wants the value unpacks it.
     atom                      as it is (atoms are never tuples)
     (PACKED, stream, pieces, blobs, refs)
         stream, each piece    bytes, or (index into blobs, offset, nbytes)
-        blobs                 descriptors, see `store.Blob.wire`
+        blobs                 descriptors, see `blob.Blob.wire`
         refs                  identities of the refs inside
     (BYTES, piece, blobs)     a large `bytes` object, which pickle would copy in band
 
@@ -96,7 +96,7 @@ class Packed:
     ) -> None:
         self.stream = stream
         self.pieces = pieces
-        self.blobs: tuple[Any, ...] = blobs  # `store.Blob`s in the driver, the outpost's in a worker
+        self.blobs: tuple[Any, ...] = blobs  # `blob.Blob`s in the driver, the outpost's in a worker
         self.refs = refs
 
     def nbytes(self) -> int:

@@ -28,15 +28,16 @@ from collections import deque
 from ..errors import ObjectStoreFullError, OutOfDiskError
 from . import arena as arenas
 from .dedup import Dedup, fingerprint, same_content
+from .disk import open_disk_arena
 from .lease import address_of
-from .store import open_disk_arena
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from .store import BlobWire, Usage
+    from .blob import BlobWire
+    from .usage import Usage
 
 
 class OwnBlob:

@@ -19,24 +19,25 @@ Guarantees:
 from __future__ import annotations
 
 import itertools
-import os
 import threading
-import weakref
 from collections import deque
 from time import monotonic
 
 from ..errors import EngineClosedError, ObjectStoreFullError, OutOfDiskError
 from . import arena as arenas
+from .blob import Blob, Lease, Place
 from .dedup import Dedup, fingerprint, roots, same_content
+from .disk import open_disk_arena
 from .orphan import Orphan
 from .writewatch import WriteWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
-    BlobWire = tuple[int, int, int, int]
+    from .blob import BlobWire
+    from .usage import Usage
 
 MEMORY_ARENA = 0
 DISK_ARENA = 1
@@ -46,86 +47,6 @@ HIGH_WATER = 0.8
 """Above this share of the capacity the driver spills ahead, so that workers find room for results."""
 SPILL_PAUSE_S = 1.0
 """After a spill that failed, none is made ahead for so long."""
-
-
-class Blob:
-    """A large immutable run of bytes in an arena. See the module docstring for its life."""
-
-    __slots__ = ("__weakref__", "arena_id", "id", "leases", "lent", "nbytes", "offset", "store", "used_at")
-
-    def __init__(self, store: Store, identity: int, arena_id: int, offset: int, nbytes: int) -> None:
-        self.store = store
-        self.id = identity
-        self.arena_id = arena_id
-        self.offset = offset
-        self.nbytes = nbytes
-        self.leases = (
-            0  # views alive in this process; the store's lock is not needed: only counts under the GIL
-        )
-        self.lent = 0  # workers that may read it
-        self.used_at = 0
-
-    def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return read-only bytes that keep this blob alive and in its place."""
-        return self.store.view(self, offset, nbytes)
-
-    @property
-    def wire(self) -> BlobWire:
-        """The descriptor that travels: identity, arena, offset, size in bytes."""
-        return (self.id, self.arena_id, self.offset, self.nbytes)
-
-
-class _Place(weakref.ref[Blob]):
-    """Where a blob lies, and what is called when it ends.
-
-    Not `Blob.__del__`: a weak reference still hands out an object whose `__del__` is running, to another
-    thread or to a hook called from there, whose range would then be freed while it is used.
-
-    Attributes:
-        adoptions: how often a worker has sent the range since this blob was made; 0 for the driver's own.
-    """
-
-    __slots__ = ("adoptions", "arena_id", "nbytes", "offset")
-
-    adoptions: int
-    arena_id: int
-    nbytes: int
-    offset: int
-
-
-class _Lease:
-    """Called when a view dies; holding it holds the blob."""
-
-    __slots__ = ("blob",)
-
-    def __init__(self, blob: Blob) -> None:
-        self.blob = blob
-        blob.leases += 1
-
-    def __call__(self) -> None:
-        self.blob.leases -= 1
-
-
-class Usage:
-    """How many bytes live in memory arenas: two words for each process, each with one writer.
-
-    What the driver lets go of counts as free at once, before the owner of the arena has heard of it.
-    """
-
-    def __init__(self, words: memoryview, mine: int, others: Callable[[], Iterable[int]], freed: int) -> None:
-        self._words = words
-        self._mine = mine
-        self._others = others
-        self._freed = freed  # distance from a process's first word to its second
-
-    def publish(self, nbytes: int) -> None:
-        """Say how many bytes this process has put into its memory arena."""
-        self._words[self._mine] = nbytes
-
-    def total(self) -> int:
-        """Return the bytes that live in all processes together."""
-        words, freed = self._words, self._freed
-        return sum(max(0, words[index] - words[index + freed]) for index in self._others())
 
 
 class Store:
@@ -162,7 +83,7 @@ class Store:
         self._lock = threading.RLock()
         self._arenas: dict[int, arenas.Arena] = {}
         self._readers: dict[int, arenas.ArenaReader] = {}
-        self._live: dict[int, dict[int, _Place]] = {}  # arena id -> offset -> its latest blob
+        self._live: dict[int, dict[int, Place]] = {}  # arena id -> offset -> its latest blob
         self._orphans: dict[int, Orphan] = {}  # by arena id, which is in _readers and _live, too
         self._dedup = Dedup()
         self._watch = WriteWatch()
@@ -251,7 +172,7 @@ class Store:
     def _new_blob(self, arena_id: int, offset: int, nbytes: int, adoptions: int) -> Blob:
         blob = Blob(self, next(self._ids), arena_id, offset, nbytes)
         blob.used_at = next(self._ticks)
-        place = _Place(blob, self._on_end)
+        place = Place(blob, self._on_end)
         place.arena_id, place.offset, place.nbytes, place.adoptions = arena_id, offset, nbytes, adoptions
         with self._lock:
             self._live.setdefault(arena_id, {})[offset] = place
@@ -335,7 +256,7 @@ class Store:
             self._check_open()
             blob.used_at = next(self._ticks)
             place = self._arenas.get(blob.arena_id) or self._readers[blob.arena_id]
-            return place.view(blob.offset + offset, nbytes, _Lease(blob))
+            return place.view(blob.offset + offset, nbytes, Lease(blob))
 
     def arena_fd(self, arena_id: int) -> tuple[int, int]:
         """Return the descriptor and the capacity in bytes of an arena, to pass on to a worker."""
@@ -520,23 +441,3 @@ class Store:
             self._orphans.clear()
             self._live.clear()
             self.dropped.clear()
-
-
-def open_disk_arena(directory: str | None, full: Exception) -> arenas.Arena:
-    """Open an arena on disk, as large as the disk has room.
-
-    Raises:
-        ObjectStoreFullError: `full`, when spilling is off.
-        OutOfDiskError: the folder can't be written to.
-    """
-    if directory is None:
-        raise full
-    try:
-        room = os.statvfs(directory)
-        capacity = max(room.f_bavail * room.f_frsize, 1 << 20)
-        return arenas.Arena(arenas.create_disk(capacity, directory), capacity, is_disk=True)
-    except OSError as error:
-        raise OutOfDiskError(
-            f"the object store is full and its spill folder {directory!r} can't be used: {error.strerror}; "
-            f"set spill_dir (GRAINWISE_SPILL_DIR) to a folder with room, or drop refs"
-        ) from full

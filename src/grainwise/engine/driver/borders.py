@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ...objects.store import Blob, Store
+    from ...objects.blob import Blob
+    from ...objects.store import Store
     from ..processes.pool import WorkerHandle
     from ..wire.tasks import Call
 

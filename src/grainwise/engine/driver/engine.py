@@ -23,7 +23,8 @@ from ...errors import EngineClosedError, GetTimeoutError
 from ...objects import ref as refs_module
 from ...objects.codec import is_atom
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
-from ...objects.store import Store, Usage
+from ...objects.store import Store
+from ...objects.usage import Usage
 from .. import current
 from ..processes.output import Output
 from ..wire import control

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ...objects.store import Blob
+    from ...objects.blob import Blob
     from ..current import Exportable, Options
     from .engine import Engine
 

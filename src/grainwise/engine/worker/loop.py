@@ -419,7 +419,7 @@ def run_worker(
     from ...grain.costs import Costs
     from ...grain.sizes import MAX_BATCH, Sizes
     from ...objects.outpost import Outpost
-    from ...objects.store import Usage
+    from ...objects.usage import Usage
     from ..printed.streams import Tags
     from ..processes.process import die_with_parent, redirect_output
     from .inside import Inside
