@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from grainwise.engine.driver import dispatcher as dispatcher_module
+from grainwise.engine.driver import taking_back
 from grainwise.engine.driver.dispatcher import INLINE_BATCH_BYTES, NO_LIMIT, Dispatcher
 from grainwise.engine.wire import claims, control, tasks
 from grainwise.engine.wire.tasks import EACH, FUNCTION, LENDS_CPU, RUN, Call, Function, TaskSpec
@@ -108,7 +108,7 @@ class FakeEngine:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(dispatcher_module, "perf_counter", lambda: made.now)
+    monkeypatch.setattr(taking_back, "perf_counter", lambda: made.now)
     return made
 
 

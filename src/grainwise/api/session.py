@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 
 from ..engine import current
 
@@ -100,7 +101,7 @@ def engine() -> EngineLike:
     if running is not None and not running.is_closed:
         return running
     if _is_exiting:
-        from ..engine.driver.engine import freeze_daemon
+        from ..engine.driver.words import freeze_daemon
 
         freeze_daemon()  # a thread that goes on at the end of the program starts no new session
     with _start_lock:
@@ -129,6 +130,10 @@ def _start(settings: Any) -> EngineLike:
             raise
         current.install(started)
         _add_exit_hooks()
+        if "IPython" in sys.modules:
+            from .cells import follow
+
+            follow()
     return started
 
 

@@ -155,6 +155,7 @@ class Run:
     def put(self, first: int, items: Any, flags: int) -> None:
         """Queue items, and send what the policy says."""
         engine = self._engine
+        engine.turn.shield()  # the program may have set handlers since
         with engine.turn:
             engine.check_open()
             if self.is_over:  # closed by another thread, or by a signal handler
@@ -170,6 +171,7 @@ class Run:
         """Wait until something has come back; false on a timeout. `wanted` is the number waited for most."""
         engine = self._engine
         if not self._has_news():
+            engine.turn.shield()
             with engine.turn:
                 self._want(wanted)
             engine.wait_until(self._has_news, timeout_s)
@@ -208,6 +210,7 @@ class Run:
         if self.is_over or engine.is_closed:
             self.is_over = True
             return
+        engine.turn.shield()
         with engine.turn:
             self.is_over = True
             self.pieces.clear()

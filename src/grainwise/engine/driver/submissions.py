@@ -51,6 +51,8 @@ class Submissions:
         self._by_content: weakref.WeakValueDictionary[bytes, Function] = weakref.WeakValueDictionary()
         self._specs: weakref.WeakValueDictionary[tuple[Any, ...], TaskSpec] = weakref.WeakValueDictionary()
         self._mapped: deque[TaskSpec] = deque(maxlen=MAX_MAPPED)
+        self.may_have_changed = False
+        """The program may have defined anew what functions call: look when the next one is bound."""
 
     def bind(
         self, function: Exportable, options: Options, again: Callable[..., Any] | None
@@ -103,6 +105,9 @@ class Submissions:
             SerializationError: the function can't be pickled.
         """
         self.check_feasible(options)
+        if self.may_have_changed:
+            self.may_have_changed = False
+            self._look_again()
         return self.known_spec(self._export(function), options)
 
     def check_feasible(self, options: Options) -> None:
@@ -171,6 +176,28 @@ class Submissions:
         code = getattr(function.function, "__code__", None)
         function.is_exported = not packed.blobs  # a worker that gets hold of it sends its own copy
         return self.learn_function(function.uid, packed, function.name, code)
+
+    def _look_again(self) -> None:
+        """If the pickle of any function has changed, have all exported anew.
+
+        All, because a function may hold another with its uid. New uids, because workers believe that we know
+        the old functions under the old ones. What has not changed is found again by its content.
+        """
+        known = [(function, self.find(function.uid)) for function in list(self._exported)]
+        if any(learnt is not None and self._has_changed(function, learnt) for function, learnt in known):
+            for function, _ in known:
+                function.uid = b""
+                function.is_exported = False
+
+    def _has_changed(self, function: Exportable, learnt: Function) -> bool:
+        try:
+            packed = pack_or_name(
+                function.function, self.engine.store, what="function", name=function.name,
+                task_name=function.name,
+            )  # fmt: skip
+        except Exception:
+            return True  # its next call says what it is
+        return function_identity(packed) != learnt.id
 
     def learn_function(self, uid: bytes, packed: Packed, name: str, code: Any = None) -> Function:
         """Remember a pickled function under its uid."""

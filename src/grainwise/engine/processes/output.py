@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections import deque
+from time import monotonic, sleep
 
 from ..printed import records
 from ..printed.levels import LevelsWriter
@@ -33,6 +34,7 @@ ALL_FILES_BYTES = 256 << 20
 MIN_FILE_BYTES = 4 << 20
 CLOSE_TIMEOUT_S = 1.0
 """At the end: so long without progress, and the program's output is taken for one that nobody reads."""
+FLUSH_LOOK_S = 1e-3
 PIECE_COST_BYTES = 100
 """What a piece in the queue takes besides its text."""
 
@@ -151,6 +153,18 @@ class Output:
             self._taken_bytes += len(piece.data) + PIECE_COST_BYTES
             has_printed = True
         return has_printed
+
+    def flush(self) -> None:
+        """Wait until all that workers have printed so far is shown, as long as it goes on."""
+        self.collect()
+        goal = self._put_bytes
+        taken, deadline = -1, 0.0
+        while self._taken_bytes < goal and self._printer is not threading.current_thread():
+            if taken != self._taken_bytes:
+                taken, deadline = self._taken_bytes, monotonic() + CLOSE_TIMEOUT_S
+            elif monotonic() > deadline:
+                break
+            sleep(FLUSH_LOOK_S)
 
     def close(self) -> None:
         """Print the rest, unless the program's output takes none."""
