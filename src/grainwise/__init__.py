@@ -14,12 +14,19 @@ copy, workers start in milliseconds and stay.
 
 from __future__ import annotations
 
+from .adapters.joblib_hook import install as _install_joblib_hook
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
+    from .adapters.dask_scheduler import dask_get as dask_get
+    from .adapters.futures.executor import Executor as Executor
+    from .adapters.joblib_hook import register_joblib as register_joblib
     from .api.map import MapResults as MapResults
     from .api.map import map as map
     from .api.map import starmap as starmap
+    from .api.reports import report as report
+    from .api.reports import timeline as timeline
     from .api.session import init as init
     from .api.session import is_initialized as is_initialized
     from .api.session import shutdown as shutdown
@@ -32,6 +39,11 @@ if TYPE_CHECKING:
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
+    "report": "api.reports",
+    "timeline": "api.reports",
+    "Executor": "adapters.futures.executor",
+    "dask_get": "adapters.dask_scheduler",
+    "register_joblib": "adapters.joblib_hook",
     "map": "api.map",
     "starmap": "api.map",
     "MapResults": "api.map",
@@ -48,19 +60,24 @@ _WHERE = {
 }
 
 __all__ = [
+    "Executor",
     "MapResults",
     "ObjectRef",
     "RemoteFunction",
     "cancel",
+    "dask_get",
     "errors",
     "get",
     "init",
     "is_initialized",
     "map",
     "put",
+    "register_joblib",
     "remote",
+    "report",
     "shutdown",
     "starmap",
+    "timeline",
     "wait",
 ]
 
@@ -84,3 +101,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+_install_joblib_hook()

@@ -8,6 +8,7 @@
 | `batching` | `batching` | `GRAINWISE_BATCHING` | "auto" |
 | `take_back` | - | `GRAINWISE_TAKE_BACK` | "barriers" where the kernel has them, else "locks" |
 | `threads_per_worker` | - | `GRAINWISE_THREADS_PER_WORKER` | 1 |
+| `report` | `report` | `GRAINWISE_REPORT` | false |
 | `log_to_driver` | `log_to_driver` | `GRAINWISE_LOG_TO_DRIVER` | true |
 | `tag_output` | `tag_output` | `GRAINWISE_TAG_OUTPUT` | true |
 """
@@ -36,19 +37,21 @@ class Settings:
         take_back: how driver and workers agree on who runs what: "barriers" (locks where there are none) or
             "locks".
         threads_per_worker: limit for the thread pools of native libraries (BLAS, OpenMP) in each worker.
+        report: print `grainwise.report()` on standard error when the session ends.
         log_to_driver: what workers print, log and warn of reaches the program.
         tag_output: each line of it begins with the task's name and the worker's pid.
     """
 
     __slots__ = (
-        "batching", "log_to_driver", "num_cpus", "object_store_memory_bytes", "spill_directory", "tag_output",
-        "take_back", "threads_per_worker",
+        "batching", "log_to_driver", "num_cpus", "object_store_memory_bytes", "report", "spill_directory",
+        "tag_output", "take_back", "threads_per_worker",
     )  # fmt: skip
 
     batching: int
     log_to_driver: bool
     num_cpus: float
     object_store_memory_bytes: int
+    report: bool
     spill_directory: str | None
     tag_output: bool
     take_back: str
@@ -72,6 +75,7 @@ def resolve(
     batching: str | int | None = None,
     log_to_driver: bool | None = None,
     tag_output: bool | None = None,
+    report: bool | None = None,
 ) -> Settings:
     """Return settings from arguments, then variables, then defaults.
 
@@ -105,6 +109,7 @@ def resolve(
         log_to_driver=_flag("log_to_driver", log_to_driver),
         num_cpus=cpus,
         object_store_memory_bytes=int(store),
+        report=_flag("report", report, default=False),
         spill_directory=_spill_directory(spill_dir),
         tag_output=_flag("tag_output", tag_output),
         take_back=take_back,
@@ -151,13 +156,15 @@ def _number(name: str, value: Any, variable: str) -> float | None:
     return number
 
 
-def _flag(name: str, value: Any) -> bool:
-    """Return a switch that is on unless its argument or variable says otherwise."""
+def _flag(name: str, value: Any, *, default: bool = True) -> bool:
+    """Return a switch that is as its argument says, else its variable, else `default`."""
     if value is not None:
         if not isinstance(value, bool):
             raise TypeError(f"init({name}=...) expected True or False, got {type(value).__name__}")
         return value
-    text = os.environ.get(f"GRAINWISE_{name.upper()}") or "1"
+    text = os.environ.get(f"GRAINWISE_{name.upper()}")
+    if not text:
+        return default
     if text.lower() not in FLAGS:
         raise ValueError(f"GRAINWISE_{name.upper()} expected 1 or 0, got {text!r}")
     return FLAGS[text.lower()]

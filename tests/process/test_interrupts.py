@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from ..leaks import Script, assert_nothing_left, run_script, start_script
 from .full_pool import LIMIT_S
 from .signposts import Sign
+
+SOON_S = 1.0
 
 PRELUDE = """
 import os, signal, sys, threading, time
@@ -259,6 +262,158 @@ print(ray.get(ref, timeout=60))
     Sign(script.folder / "begun").wait()
     interrupt_group(script)
     finish_cleanly(script, "interrupted\nheld\n")
+
+
+# --- maps ---------------------------------------------------------------------------------------------------
+
+MAP_PRELUDE = (
+    PRELUDE
+    + """
+import asyncio
+
+def hold_item(name):
+    up(f"{name} begun")
+    wait_for("never")
+
+def hold_two(name, _):
+    hold_item(name)
+
+def read_slowly():
+    yield 1
+    up("item begun")
+    wait_for("never")
+
+async def collect(results):
+    return [value async for value in results]
+
+def consume(results):
+    for value in results:
+        up("item begun")
+        wait_for("never")
+
+def check():
+    assert list(ray.map(abs, range(-500, 0))) == list(range(500, 0, -1))
+    check_engine()
+"""
+)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "run",
+    [
+        "list(ray.map(hold_item, ['item'] * 20))",
+        "list(ray.map(hold_item, ['item'] * 20, ordered=False, timeout=1000))",
+        "list(ray.map(hold_item, iter(['item'] * 20), retries=3, return_exceptions=True, progress=True))",
+        "list(ray.starmap(hold_two, [('item', i) for i in range(20)]))",
+        "asyncio.run(collect(ray.map(hold_item, ['item'] * 20)))",
+        "list(ray.map(abs, read_slowly()))",
+        "consume(ray.map(abs, range(1000)))",
+    ],
+    ids=["map", "unordered", "safe", "starmap", "asynchronous", "in the input", "in the loop's body"],
+)
+def test_a_map_is_interrupted_at_once_and_its_items_too(run: str, press: Callable[[Script], None]) -> None:
+    script = start_script(
+        MAP_PRELUDE
+        + f"""
+try:
+    {run}
+except KeyboardInterrupt:
+    up("interrupted")
+check()  # needs the workers of the items that would never end
+print("fine")
+"""
+    )
+    Sign(script.folder / "item begun").wait()
+    begin = time.monotonic()
+    press(script)
+    Sign(script.folder / "interrupted").wait()
+    assert time.monotonic() - begin < SOON_S
+    finish_cleanly(script, "fine\n")
+
+
+@pytest.mark.parametrize(
+    "work", ["ray.get(hold.remote('item begun', 'never'))", "list(ray.map(hold_item, ['item'] * 4))"]
+)
+def test_a_second_interrupt_in_quick_succession_is_one_more_keyboard_interrupt(work: str) -> None:
+    """It may come while the first is on its way out, or behind it; the program sees one, or two."""
+    script = start_script(
+        MAP_PRELUDE
+        + f"""
+def work():
+    try:
+        {work}
+    finally:
+        wait_for("pressed twice")
+
+try:
+    try:
+        work()
+    finally:
+        wait_for("pressed twice")
+except KeyboardInterrupt:
+    print("interrupted")
+check()
+"""
+    )
+    Sign(script.folder / "item begun").wait()
+    interrupt_group(script)
+    interrupt_group(script)
+    Sign(script.folder / "pressed twice").put_up()
+    finish_cleanly(script, "interrupted\n")
+
+
+def test_interrupts_at_any_moment_of_maps_lose_nothing() -> None:
+    """While it reads, sends, waits, or cancels; every interrupt arrives, and the next map is right."""
+    script = start_script(
+        MAP_PRELUDE
+        + """
+import random
+
+hurry = random.Random(3)
+armed = threading.Semaphore(0)
+is_over = False
+
+def press():
+    while True:
+        armed.acquire()
+        if is_over:
+            return
+        end = time.perf_counter() + hurry.random() * 0.003
+        while time.perf_counter() < end:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+def box(x):
+    return [x]
+
+def read(count):
+    for i in range(count):
+        yield [i]
+
+assert list(ray.map(box, read(10))) == [[[i]] for i in range(10)]
+presser = threading.Thread(target=press)
+presser.start()
+count = 0
+deadline = time.monotonic() + 60
+while count < 150 and time.monotonic() < deadline:
+    try:
+        armed.release()
+        while time.monotonic() < deadline:
+            assert list(ray.map(abs, range(300))) == list(range(300))
+            assert list(ray.map(box, read(30), retries=1)) == [[[i]] for i in range(30)]
+            with ray.map(abs, range(1000), ordered=False, timeout=1000) as results:
+                assert next(results) < 1000
+    except KeyboardInterrupt:
+        count += 1
+is_over = True
+armed.release()
+presser.join()
+check()
+print(count)
+"""
+    )
+    finish_cleanly(script, "150\n")
 
 
 # --- not caught: the program ends ---------------------------------------------------------------------------

@@ -210,6 +210,15 @@ def test_switches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(**arguments)
 
 
+@pytest.mark.parametrize(("variable", "report"), [("", False), ("0", False), ("1", True)])
+def test_no_report_at_the_end_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, variable: str, report: bool
+) -> None:
+    monkeypatch.setenv("GRAINWISE_REPORT", variable)
+    assert resolve().report is report
+    assert resolve(report=not report).report is not report
+
+
 def test_settings_are_frozen_and_show_themselves() -> None:
     settings = resolve(num_cpus=2, object_store_memory=MIN_STORE_BYTES, spill_dir="off")
     with pytest.raises(AttributeError, match=r"init\(num_cpus=...\)"):
@@ -217,5 +226,5 @@ def test_settings_are_frozen_and_show_themselves() -> None:
     assert isinstance(settings, Settings)
     assert repr(settings) == (
         "Settings(batching=0, log_to_driver=True, num_cpus=2, object_store_memory_bytes=1048576, "
-        "spill_directory=None, tag_output=True, take_back='barriers', threads_per_worker=1)"
+        "report=False, spill_directory=None, tag_output=True, take_back='barriers', threads_per_worker=1)"
     )

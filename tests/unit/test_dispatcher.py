@@ -17,6 +17,7 @@ from grainwise.engine.wire.tasks import EACH, FUNCTION, LENDS_CPU, RUN, Call, Fu
 from grainwise.errors import EngineClosedError
 from grainwise.objects.codec import CALL_WIRE, pack
 from grainwise.objects.ref import READY, ObjectRef
+from grainwise.watch.events import Record
 from tests.unit.small_store import ListSink
 
 MS = 1e-3
@@ -72,6 +73,7 @@ class FakeEngine:
         self.failed: list[tuple[Any, BaseException]] = []
         self.store = types.SimpleNamespace(dropped=deque(), collect=lambda: None)
         self.counters = types.SimpleNamespace(batches=0, tasks=0, taken_back=0)
+        self.record = Record(num_cpus)
         self.borders = types.SimpleNamespace(lender=lambda handle: lambda packed: ("lent", packed.stream))
         self.results = types.SimpleNamespace(
             fail=lambda ref, error: self.failed.append((ref, error)), dependents={}

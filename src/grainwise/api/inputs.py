@@ -202,7 +202,7 @@ class _Sliced(_Counted):
     def __init__(self, source: Any, form: int, sink: Any, name: str, *, is_whole: bool) -> None:
         super().__init__(sink, name)
         self._num_items = len(source)
-        self.total = self._num_items
+        self.total: int | None = self._num_items
         self._source = source
         self._form = form
         self._at = 0

@@ -51,8 +51,9 @@ def name_item(error: BaseException, index: int, shown: str) -> BaseException:
     state = vars(error)
     state.setdefault("index", index)
     state.setdefault("item", shown)
-    if hasattr(error, "add_note"):
-        error.add_note(note)
+    add_note = getattr(error, "add_note", None)  # Python 3.11
+    if add_note is not None:
+        add_note(note)
     else:
         from ..errors import RemoteTraceback
 

@@ -137,14 +137,16 @@ def map(
     Args:
         function: a plain function, lambda, method, `functools.partial`, or a `@remote` function, whose
             `num_cpus` then holds.
-        *iterables: the items; of several, the n-th items are its arguments, up to the end of the shortest.
+        *iterables: the items; of several, the n-th items are its arguments, up to the end of the shortest. A
+            single one may be asynchronous, for `async for` over the results.
         ordered: results in the order of the input; False yields them as they come.
-        return_exceptions: yield the exception of an item that failed in its place, instead of raising it
-            and cancelling the rest.
-        retries: runs beyond the first for an item that raised, ran out of time, or whose worker died. An item
-            may run again without one if its worker dies of another item before its result was reported.
+        return_exceptions: yield the exception of an item that failed, or that can't be pickled, in its
+            place, instead of raising it and cancelling the rest.
+        retries: runs beyond the first for an item that raised, ran out of time, or whose worker died. When
+            a worker dies, items that it had not reported run again in any case, and of items below 4 µs the
+            one that killed it, too: only the second death tells which it is.
         timeout: seconds that one item may run; then it is interrupted, or its worker killed if that does not
-            help, and it fails with `TaskTimeoutError`. None: as long as it takes.
+            help, and it fails with `TaskTimeoutError`. None: as long as it takes. Not inside tasks.
         progress: None shows a bar in terminals and notebooks after a second, True at once, False never; a
             function is called with (items done, total or None) about ten times a second.
         setup: called once in each worker that takes part; what it returns is the function's first argument,

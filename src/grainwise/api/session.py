@@ -27,6 +27,7 @@ def init(
     batching: Literal["auto", "off"] | int | None = None,
     log_to_driver: bool | None = None,
     tag_output: bool | None = None,
+    report: bool | None = None,
     ignore_reinit_error: bool = False,
 ) -> None:
     """Start the engine. Optional: the first task, `put` or `get` starts it with defaults.
@@ -47,6 +48,8 @@ def init(
             with `task_name` and `worker_pid`, warnings in `warnings`.
         tag_output: begin each line with the task's name and the worker's pid, `(double pid=123) ...`, and
             end warnings with the task's name (default True).
+        report: print `grainwise.report()` on standard error when the session ends; by default what
+            `GRAINWISE_REPORT` (0 or 1) says.
         ignore_reinit_error: do nothing if the engine is running already.
 
     Raises:
@@ -65,7 +68,10 @@ def init(
                 "shutdown() first, or init(ignore_reinit_error=True)"
             )
         current.check_not_foreign()
-        _start(resolve(num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output))
+        settings = resolve(
+            num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report
+        )
+        _start(settings)
 
 
 def shutdown() -> None:
@@ -77,12 +83,18 @@ def shutdown() -> None:
     end = getattr(engine, "shutdown", None)
     if end is None:
         return  # there is no session, or we are inside a task of one
+    is_running = is_initialized()
     from ..engine.driver.turn import Deferral
 
     with Deferral():
         end()
         if current.current() is engine:
             current.install(None)
+    settings: Any = getattr(engine, "settings", None)
+    if settings is not None and settings.report and is_running:
+        from .reports import print_report
+
+        print_report()
 
 
 def is_initialized() -> bool:

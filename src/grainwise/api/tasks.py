@@ -147,9 +147,10 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
                 f"remote function {name!r} was called directly - use {name}.remote(...) to run it as a task"
             )
 
-        def unbind(self):
-            """Look for an engine again at the next call: the one it was bound to has ended."""
-            self._exportable.is_exported = False
+        def unbind(self, *, is_ended=True):
+            """Bind to an engine again at the next call: it has ended, or the function may have changed."""
+            if is_ended:
+                self._exportable.is_exported = False
             self.remote = _unbound(self)
 
     def __reduce__(self) -> tuple[Any, ...]:

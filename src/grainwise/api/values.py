@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import GrainwiseError
 from ..objects.ref import ObjectRef
 from .session import engine
 
@@ -57,10 +58,13 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     """
     if timeout is not None:
         timeout = _check_timeout("get", timeout)
-    if isinstance(refs, ObjectRef):
-        return engine().get((refs,), timeout)[0]
-    checked = _check_refs("get", refs)
-    return engine().get(checked, timeout)
+    is_one = isinstance(refs, ObjectRef)
+    checked = (refs,) if is_one else _check_refs("get", refs)
+    try:
+        values = engine().get(checked, timeout)
+    except GrainwiseError as error:
+        raise error.with_traceback(None)  # noqa: B904 # itself, without the frames of ours that it went through
+    return values[0] if is_one else values
 
 
 def wait(

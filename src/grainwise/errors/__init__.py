@@ -331,7 +331,9 @@ class RemoteTraceback(Exception):  # noqa: N818 -- it is shown as the heading of
         self.text = text
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text.rstrip()}\n"""'
+        from .tracebacks import with_source
+
+        return f'\n"""\n{with_source(self.text).rstrip()}\n"""'
 
 
 def __getattr__(name: str) -> object:

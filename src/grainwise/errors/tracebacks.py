@@ -60,6 +60,26 @@ def _linked_tracebacks(whole: TracebackException) -> Iterator[TracebackException
             waiting += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
 
 
+def with_source(text: str) -> str:
+    """Add the source lines that a formatted traceback lacks and this process knows.
+
+    A worker can't read a notebook's cells, nor a program from standard input.
+    """
+    import linecache
+    import re
+
+    lines = text.split("\n")
+    whole: list[str] = []
+    for line, following in zip(lines, [*lines[1:], ""]):
+        whole.append(line)
+        frame = re.match(r'( +)File "(.+)", line (\d+), in ', line)
+        if frame is not None and not following.startswith(frame[1] + "  "):
+            source = linecache.getline(frame[2], int(frame[3])).strip()
+            if source:
+                whole.append(f"{frame[1]}  {source}")
+    return "\n".join(whole)
+
+
 def summary(exc: BaseException) -> str:
     """Return the last line of a traceback: the class and its text."""
     text = safe_str(exc)

@@ -171,6 +171,7 @@ class Store:
 
     def _new_blob(self, arena_id: int, offset: int, nbytes: int, adoptions: int) -> Blob:
         blob = Blob(self, next(self._ids), arena_id, offset, nbytes)
+        self.spilled_bytes += nbytes * self._is_disk(arena_id)
         blob.used_at = next(self._ticks)
         place = Place(blob, self._on_end)
         place.arena_id, place.offset, place.nbytes, place.adoptions = arena_id, offset, nbytes, adoptions

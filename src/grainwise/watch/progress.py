@@ -53,7 +53,8 @@ class Progress:
             self._show()
         self._is_on = False
         if self._bar is not None:
-            self._bar.close()
+            with self._bar.get_lock():
+                self._bar.close()
 
     def _show(self) -> None:
         done = self._done
@@ -85,17 +86,36 @@ def is_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
+def write_beside_bars(stream: Any, text: str) -> None:
+    """Write whole lines to a stream, above the bars that are open in a terminal: ours, or the user's tqdm.
+
+    Also when none is open: tqdm does not count a bar that is about to be opened or closed. Those of ours are
+    opened and closed under the lock that is taken here.
+    """
+    tqdm = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+    if tqdm is None:
+        stream.write(text)
+    else:
+        with tqdm.external_write_mode(file=stream):
+            stream.write(text)
+
+
 def _open_bar(total: int | None, name: str) -> Any:
+    bar = _bar_class()
+    with bar.get_lock():
+        return bar(total=total, desc=name, unit=" items", unit_scale=total is not None and total > 100_000)
+
+
+def _bar_class() -> Any:
     if is_notebook():
         try:
-            from tqdm.notebook import tqdm
-        except ImportError:
-            from tqdm import tqdm
-    else:
-        from tqdm import tqdm
-    try:
-        return tqdm(total=total, desc=name, unit=" items", unit_scale=total is None or total > 100_000)
-    except ImportError:  # a notebook without its widgets
-        from tqdm import tqdm as plain
+            from tqdm import notebook
 
-        return plain(total=total, desc=name, unit=" items")
+            # Without ipywidgets it imports all the same, and its bars fail half made.
+            if getattr(notebook, "IProgress", None) is not None:
+                return notebook.tqdm
+        except ImportError:
+            pass
+    from tqdm import tqdm
+
+    return tqdm

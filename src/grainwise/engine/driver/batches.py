@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...objects.ref import ObjectRef
+    from ...watch.events import BatchLog
     from ..wire.tasks import TaskSpec
 
 
@@ -28,12 +29,13 @@ class SentBatch:
         children: unresolved tasks that an item submitted, by the item's index.
         cancelled: items that were cancelled with all that they submit.
         is_blocked: the running item waits for others; it is the last one of the batch.
+        sent_s, log: when it was sent, and what is noted of it for reports.
     """
 
     __slots__ = (
-        "base", "calls", "cancelled", "children", "first", "flags", "is_blocked", "item_flags", "num_free",
-        "parts", "refs", "run", "seq", "spec", "stop", "timed_out", "timeout_s", "watched_item",
-        "watched_since",
+        "base", "calls", "cancelled", "children", "first", "flags", "is_blocked", "item_flags", "log",
+        "num_free", "parts", "refs", "run", "sent_s", "seq", "spec", "stop", "timed_out", "timeout_s",
+        "watched_item", "watched_since",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +63,8 @@ class SentBatch:
         self.item_flags = 0
         self.timeout_s = None if self.run is None else self.run.timeout_s
         self.timed_out: set[int] = set()
+        self.sent_s = 0.0
+        self.log: BatchLog | None = None
         self.watched_item = -1
         self.watched_since = 0.0
 

@@ -38,6 +38,8 @@ class Borders:
         self.refs: dict[int, ObjectRef[Any]] = {}
         """Refs that some worker holds, by identity."""
         self._counts: dict[int, int] = {}
+        self.lent_bytes = 0
+        """Of large objects, each time that one was sent to a worker: for reports."""
 
     # -- identities ------------------------------------------------------------------------------------
 
@@ -75,6 +77,7 @@ class Borders:
 
     def _lend_blob(self, blob: Blob, handle: WorkerHandle) -> tuple[int, int, int, int]:
         wire = self.store.lend(blob)
+        self.lent_bytes += blob.nbytes
         loan = handle.loans.get(blob.id)
         if loan is None:
             handle.loans[blob.id] = [blob, 1]

@@ -75,6 +75,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     engine.output.forget(handle)
     if handle.batches:
         engine.counters.crashes += 1
+        engine.record.crashed(handle.uid)
         engine.dispatcher.num_sent -= len(handle.batches)
     for wait in list(handle.waits.values()):
         wait.is_over = True
@@ -83,6 +84,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     started = handle.words[control.STARTED]
     blames_task = not handle.batches or os.WIFSIGNALED(handle.status)  # nobody's code ended it then
     for batch in reversed(list(handle.batches.values())):
+        engine.record.lost(batch.stop - batch.base)
         blames_task |= _settle(engine, handle, batch, started if batch.seq == running else None)
     detail = "" if handle.is_up else _last_words(engine, handle)
     engine.dispatcher.policy.died(handle.number)

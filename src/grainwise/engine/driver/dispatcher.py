@@ -402,6 +402,7 @@ class Dispatcher(TakingBack):
         self.num_sent += 1
         self.engine.counters.batches += 1
         self.engine.counters.tasks += batch.stop
+        batch.sent_s = self.engine.record.sent(batch.stop)
         return batch
 
     def _teach(self, handle: WorkerHandle, spec: TaskSpec, seq: int, index: int) -> None:

@@ -23,6 +23,7 @@ from ...errors import EngineClosedError
 from ...objects import ref as refs_module
 from ...objects.store import Store
 from ...objects.usage import Usage
+from ...watch import events as watch
 from .. import current
 from ..processes.output import Output
 from ..wire import control
@@ -83,6 +84,7 @@ class Engine(Words):
         self.is_closed = False
         self.is_exiting = False
         self.counters = Counters()
+        self.record = watch.begin(settings.num_cpus)
         self.turn = Turn()
         self.leadership = Leadership(self._pump, self.run_callbacks)
         self.pool = pool
@@ -94,6 +96,7 @@ class Engine(Words):
             lambda: self.backstop.ring(),
         )
         self.borders = Borders(self.store)
+        self.record.look = self._totals
         self.output = Output(self.pool)
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
@@ -104,6 +107,7 @@ class Engine(Words):
         self.num_callbacks = 0
         self.callbacks: deque[Callable[[], None]] = deque()
         self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._outdated: set[int] = set()
         self._spin_misses = 0
         self._wake_fds = _pipe()
         self.pool.poller.register(self._wake_fds[0], select.POLLIN)
@@ -292,6 +296,8 @@ class Engine(Words):
             if handle.pending_free:
                 ranges, handle.pending_free = handle.pending_free, []
                 self.dispatcher.post(handle, (FREE, ranges))
+        if self._outdated:
+            self._retire_outdated()
         if is_idle:
             self.store.trim(KEEP_BYTES)
             now = monotonic()
@@ -299,6 +305,15 @@ class Engine(Words):
                 idle = self.dispatcher.by_number.get(number)
                 if idle is not None and now - idle.used_at > SURPLUS_S:
                     crash.retire(self, idle)
+
+    def _totals(self) -> dict[str, int]:
+        """Return what others have counted, for reports."""
+        return {
+            "saved_bytes": self.store.saved_bytes,
+            "spilled_bytes": self.store.spilled_bytes,
+            "capacity_bytes": self.store.capacity_bytes,
+            "lent_bytes": self.borders.lent_bytes,
+        }
 
     def note_bound(self, function: Any) -> None:
         """Have `function.unbind()` called when this engine ends."""
@@ -309,6 +324,23 @@ class Engine(Words):
         self.submissions.may_have_changed = True
         for function in list(self._bound):
             function.unbind(is_ended=False)
+
+    def renew_workers(self) -> None:
+        """Have workers import the program's modules as they are now: new ones replace them, when idle."""
+        with self.turn:
+            if not self.is_closed:
+                by_number = self.dispatcher.by_number
+                self._outdated.update(number for number, handle in by_number.items() if handle.is_up)
+                self._retire_outdated()
+
+    def _retire_outdated(self) -> None:
+        by_number = self.dispatcher.by_number
+        self._outdated.intersection_update(by_number)
+        for number in list(self._outdated):
+            handle = by_number[number]
+            if not handle.batches and not handle.waits:
+                self._outdated.discard(number)
+                crash.retire(self, handle)
 
     def shutdown(self) -> None:
         """End the engine: unfinished refs fail, processes end, memory goes back."""
@@ -321,6 +353,7 @@ class Engine(Words):
             if self.is_closed:
                 return
             self.is_closed = True
+            self.record.end()
             self.submissions.end()
         for function in list(self._bound):
             function.unbind()

@@ -219,6 +219,7 @@ def _want(
         batch = handle.batches[item[0]]
         batch.is_blocked = True
         handle.stack.append(item[0])
+        engine.record.blocked(handle.uid, token, batch.spec_at(item[1]).name)
         _count_blocked(engine, handle)
         offer(engine, handle)
     else:
@@ -255,6 +256,7 @@ def _end_wait(engine: Engine, wait: Wait) -> None:
     handle = wait.handle
     wait.is_over = True
     handle.waits.pop(wait.token, None)
+    engine.record.resumed(handle.uid, wait.token)
     unwatch(engine, wait)
     if wait.seq in handle.stack:
         handle.stack.remove(wait.seq)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...objects.ref import ObjectRef
+    from ...watch.events import Usage
     from ..processes.pool import WorkerHandle
     from .batches import SentBatch
     from .engine import Engine
@@ -76,12 +77,13 @@ class Results:
 
     def _on_results(
         self, handle: WorkerHandle, seq: int, start: int, values: list[Any], is_plain: bool,
-        times: tuple[tuple[int, int, float, float], ...], stopped: int,
+        times: tuple[tuple[int, int, float, float], ...], stopped: int, usage: float | Usage,
     ) -> None:  # fmt: skip
         """Resolve the refs of a batch, in order; `stopped` >= 0 ends it."""
         batch = handle.batches.get(seq)
         if batch is None:
             return
+        self.engine.record.reported(handle.uid, batch, len(values), times, usage, stopped >= 0)
         end = start + len(values)
         if batch.run is not None:
             self._on_run_results(handle, batch, start, values, is_plain, times, stopped)
@@ -201,6 +203,7 @@ class Results:
             return False
         self.attempts[ref] = used + 1
         self.engine.counters.retries += 1
+        self.engine.record.retried(spec.name)
         return True
 
     def fail(self, ref: ObjectRef[Any], error: BaseException) -> None:
@@ -209,6 +212,7 @@ class Results:
             return
         call = ref._value
         ref._value, ref._state = error, FAILED
+        self.engine.record.num_failed += not self.engine.is_closed
         if call.__class__ is Call:
             nested.child_ended(self.engine, call, ref)
         self.resolved(ref)

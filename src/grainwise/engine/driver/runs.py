@@ -289,6 +289,7 @@ class Run:
         retry = self.spec.retry_exceptions
         if (at in batch.timed_out or crash.is_worth_retrying(error, retry)) and self._try_again(batch, at):
             return None
+        self._engine.record.num_failed += 1
         return Failed(error, batch.first + at, item_at(batch, at))
 
     def _try_again(self, batch: SentBatch, at: int) -> bool:
@@ -299,6 +300,7 @@ class Run:
             return False
         self._attempts[index] = used + 1
         self._engine.counters.retries += 1
+        self._engine.record.retried(self.spec.name)
         self.pieces.put_first(index, batch.refs[at : at + 1], batch.item_flags, is_alone=True)
         self._engine.dispatcher.active[self.spec] = None
         return True
@@ -317,6 +319,7 @@ class Run:
             error = TaskTimeoutError(task_name=self.spec.name, timeout_s=batch.timeout_s)
         if not self._try_again(batch, at):
             index = batch.first + at
+            self._engine.record.num_failed += 1
             self._emit(index, [Failed(error, index, item_at(batch, at))], is_plain=False)
 
     def fail(self, error: BaseException) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import weakref
 from collections import deque
+from time import perf_counter
 
 from ...errors import EngineClosedError, InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
@@ -144,6 +145,7 @@ class Submissions:
         with self._lock:
             spec = self._specs.get(key)
             if spec is None:
+                self.engine.record.function(options.name).num_cpus = options.num_cpus
                 spec = self._specs[key] = TaskSpec(
                     function,
                     num_cpus=options.num_cpus,
@@ -162,6 +164,7 @@ class Submissions:
             function.is_exported = not known.packed.blobs
             return known
         function.is_exported = True  # before pickling: a recursive function meets itself
+        begin_s = perf_counter()
         try:
             packed = pack_or_name(
                 function.function,
@@ -173,6 +176,9 @@ class Submissions:
         except BaseException:
             function.is_exported = False
             raise
+        self.engine.record.exported(
+            function.name, function.function, packed.nbytes(), perf_counter() - begin_s
+        )
         code = getattr(function.function, "__code__", None)
         function.is_exported = not packed.blobs  # a worker that gets hold of it sends its own copy
         return self.learn_function(function.uid, packed, function.name, code)

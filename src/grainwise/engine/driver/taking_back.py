@@ -92,6 +92,8 @@ class TakingBack:
                 taken += batch.stop - start
                 self.requeue(handle, batch, start)
         self.engine.counters.taken_back += taken
+        if taken:
+            self.engine.record.taken(handle.uid, taken)
         return taken
 
     def claim_back(self, handle: WorkerHandle, batch: SentBatch, wanted: int) -> int | None:
@@ -103,6 +105,7 @@ class TakingBack:
 
     def requeue(self, handle: WorkerHandle, batch: SentBatch, start: int) -> None:
         """Put the items of a batch from `start` on back to the front of their queues."""
+        self.engine.record.requeued(batch.stop - start)
         if batch.run is not None:
             unlend(self.engine, handle, batch, start)
             batch.run.put_back(batch, start, batch.stop)

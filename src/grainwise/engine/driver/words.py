@@ -5,7 +5,7 @@ Whoever waits pumps the sockets: see `turn`.
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, perf_counter
 
 from ...errors import EngineClosedError, GetTimeoutError
 from ...objects.codec import is_atom
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...objects.store import Store
+    from ...watch.events import Record
     from .backstop import Backstop
     from .dispatcher import Dispatcher
     from .results import Results
@@ -34,6 +35,7 @@ class Words:
 
     is_closed: bool
     is_exiting: bool
+    record: Record
     turn: Turn
     leadership: Leadership
     dispatcher: Dispatcher
@@ -150,17 +152,20 @@ class Words:
         self.check_open()
         self.turn.shield()  # the program may have set handlers since
         deadline = None if timeout_s is None else monotonic() + timeout_s
+        begin_s, is_lone = perf_counter(), False
         self.num_waiting += 1  # no call up to the try: nothing can raise in between
         try:
             with self.turn:
                 self.dispatcher.dispatch(waiting=True)
                 if wanted is not None:
                     self.dispatcher.want(None if wanted is _ANY else wanted)
+                    is_lone = wanted is not _ANY and self.record.num_out == 1 and not self.dispatcher.active
             return self.leadership.until(lambda: self.is_closed or is_done(), deadline) and self._still_open(
                 is_done
             )
         finally:
             self.num_waiting -= 1  # a lost race with another thread only makes the hint late
+            self.record.waited(begin_s, is_lone)
 
     def _still_open(self, is_done: Callable[[], bool]) -> bool:
         if not is_done():

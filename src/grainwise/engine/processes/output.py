@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from time import monotonic, sleep
 
+from ...watch.progress import write_beside_bars
 from ..printed import records
 from ..printed.levels import LevelsWriter
 from ..printed.tail import MAX_FILE_BYTES, TEXT, Piece, Tail, last_lines
@@ -144,7 +145,7 @@ class Output:
             try:
                 if piece.kind == TEXT:
                     stream = sys.stderr if is_error else sys.stdout
-                    stream.write(as_text(piece.data, piece.tag if self._is_tagged else ""))
+                    write_beside_bars(stream, as_text(piece.data, piece.tag if self._is_tagged else ""))
                     stream.flush()
                 else:
                     records.handle(piece.kind, piece.data, is_tagged=self._is_tagged)

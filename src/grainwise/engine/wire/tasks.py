@@ -30,7 +30,7 @@ EXIT = 5
 FORGET = 6  # function id
 
 # Messages from a worker.
-RESULTS = 16  # seq, start, values, all plain?, times: (part, run count, total s, worst s), stopped at or -1
+RESULTS = 16  # seq, start, values, all plain?, times: (part, run count, total s, worst s), stopped at, usage
 READY_TO_RUN = 17  # the first message
 SUBMIT = 18  # children
 WANT = 19  # token, identities, how many, seq, index, may run in place?

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from time import perf_counter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,12 +43,13 @@ class Batch:
     """
 
     __slots__ = (
-        "claimed", "failure", "first", "flags", "has_wires", "is_open", "kept", "part", "raw_from", "results",
-        "sent", "seq", "spent_s", "stop", "timed", "times", "values", "worst_s",
+        "begin_s", "claimed", "failure", "first", "flags", "has_wires", "is_open", "kept", "part", "raw_from",
+        "results", "sent", "seq", "spent_s", "stop", "timed", "times", "values", "worst_s",
     )  # fmt: skip
 
     def __init__(self, seq: int, values: Any, flags: int) -> None:
         self.seq = seq
+        self.begin_s = perf_counter()
         self.values = values
         self.flags = flags
         self.results: list[Any] = []

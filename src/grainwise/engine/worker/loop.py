@@ -119,6 +119,8 @@ class Worker(Reporting):
         words[control.IN_CHILD] = outer[2]
         words[control.STARTED] = outer[1]
         words[control.SEQ] = outer[0]
+        # The driver's again: who reads here may be a second thread of a task whose first one never comes.
+        words[control.claim_word(seq)] = 0
         self.unshield()
 
     # -- batches ---------------------------------------------------------------------------------------
@@ -247,6 +249,8 @@ class Worker(Reporting):
                     append(self._error_wire(failure))
             failure = None  # its traceback holds this frame and the task's locals
             count = len(results) - first
+            if self.inside.waited_s:
+                self.meter.waited(self.inside.waited_s)
             spent_s = max(0.0, now - begin - self.inside.waited_s)
             batch.spent_s += spent_s
             batch.timed += count
@@ -279,6 +283,8 @@ class Worker(Reporting):
         failure: BaseException | None = None
         try:
             results.extend(starmap(function, claimed) if batch.flags & STARRED else map(function, claimed))
+            if len(results) - first < len(claimed):  # it ended the loop in C, and is lost
+                failure = StopIteration()
         except BaseException as error:  # it is the item's result
             failure = error
         batch.is_open = False

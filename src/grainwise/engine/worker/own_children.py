@@ -204,6 +204,7 @@ class OwnChildren:
             if ref.place == RUNNING:
                 ref.place = HERE
             spent_s = perf_counter() - begin
+            worker.meter.ran_own(spent_s - (inside.waited_s - outer_waited_s))
             worker.task_name, inside.waited_s = outer_name, outer_waited_s + spent_s
         if worker.is_twin:
             worker.leave(failure)

@@ -17,6 +17,7 @@ from ..wire import control
 from ..wire.channel import Channel, receive_fds, send_fd
 from ..wire.tasks import FUSED, RESULTS, RETURNED
 from .batch import Batch, Cancelled
+from .meter import Meter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Reporting:
         self.report_s = REPORT_S
         self.eager_s = EAGER_S
         self.send_lock = threading.RLock()
+        self.meter = Meter()
         self._main = threading.get_ident()
         self._fd_socket = fd_socket
         self._fds: dict[int, tuple[int, int]] = {}
@@ -175,7 +177,8 @@ class Reporting:
                     times.append((batch.part, batch.timed, batch.spent_s, batch.worst_s))
                     batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
                 self.inside.ship()
-                self.channel.send((RESULTS, batch.seq, start, values, is_plain, times, stopped))
+                usage = self.meter.take(batch.begin_s)
+                self.channel.send((RESULTS, batch.seq, start, values, is_plain, times, stopped, usage))
                 kept = batch.kept
                 while kept and kept[0][0] < end:
                     kept.popleft()

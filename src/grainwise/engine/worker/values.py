@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from time import perf_counter
 
 from ...errors import TaskCancelledError
 from ...objects.codec import ERROR_WIRE, PACKED_WIRE, Packed, is_atom, known_ref, unpack
@@ -209,7 +210,10 @@ class Values:
     def _pack(self, value: object, what: str, name: str) -> Packed:
         worker, batch = self.worker, self.worker.batch
         sink = worker.outpost.results
+        begin = perf_counter()
         packed = pack_or_name(value, sink, what=what, name=name, task_name=worker.task_name)
+        if packed.blobs:
+            worker.meter.packed(perf_counter() - begin, packed.blobs)
         if batch is not None and (packed.refs or packed.blobs):
             batch.kept.append((len(batch.results), packed))
         return packed

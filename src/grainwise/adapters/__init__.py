@@ -1,0 +1,1 @@
+"""The engine under other libraries' interfaces: concurrent.futures, joblib, Dask."""
