@@ -265,7 +265,9 @@ class _Listed(_Counted):
         if self._bytes_per_item:
             most = max(1, min(self.batch_items, int(PIECE_BYTES / self._bytes_per_item)))
             count = min(count, most)
-        items = list(self._source[start : start + count])
+        items: Any = self._source[start : start + count]
+        if items.__class__ is not list:
+            items = list(items)
         if not items:
             return (), 0, 0
         parts = items

@@ -40,6 +40,8 @@ else:
 
 _SIGINT = int(_signal.SIGINT)
 _SIGURG = int(_signal.SIGURG)
+MAX_PIECE = 8192
+"""Items of a list that stand together."""
 GIVE_UP_S = 0.5
 """Nobody has the turn for so long, unless he waits for what the thread holds that a finalizer runs in."""
 
@@ -75,8 +77,12 @@ class Pieces:
 
     def put(self, first: int, items: Any, flags: int) -> None:
         """Add items at the end."""
-        self._pieces.append((first, items, flags, False))
         self._count += len(items)
+        if items.__class__ is list and len(items) > MAX_PIECE:  # what a batch leaves of a piece is copied
+            for at in range(0, len(items), MAX_PIECE):
+                self._pieces.append((first + at, items[at : at + MAX_PIECE], flags, False))
+        else:
+            self._pieces.append((first, items, flags, False))
 
     def put_first(self, first: int, items: Any, flags: int, *, is_alone: bool = False) -> None:
         """Add items that came back; `is_alone` keeps them apart from others."""
