@@ -25,8 +25,8 @@ __all__ = ["one_cpu", "two_cpus"]  # fixtures
 @ray.remote
 def leaf(log: RunLog, begun: Sign, gate: Sign) -> str:
     log.note("leaf began")
-    begun.put_up()
     try:
+        begun.put_up()  # the interruption may come before this has returned
         gate.wait()
     except KeyboardInterrupt:
         log.note("leaf interrupted")
