@@ -24,6 +24,7 @@ ROWS = {
     "F11": "f11_dependent_tasks",
     "F13a": "f13a_convolution",
     "F13b": "f13b_fitted_model",
+    "SK1": "sk1_grid_search",
 }
 
 

@@ -1,9 +1,9 @@
 """joblib's tasks on the session's workers: `joblib.parallel_config("grainwise")`.
 
 joblib hands over batches of calls, keeps a few of them ahead (`pre_dispatch`) and polls for what is done. The
-batches are its own: with so few in flight the engine has nothing to batch, so joblib's sizes stay, aimed at a
-quarter of what it takes for its own processes. A large array in the calls is stored once, however many there
-are.
+batches are its own: with so few in flight the engine has nothing to batch, so joblib's sizes stay, aimed at
+a twentieth of what it takes for its own processes. A large array in the calls is stored once, however many
+there are.
 
 A nested `Parallel` goes to the same workers: a task that waits for others lends its CPU, so there is neither
 deadlock nor oversubscription. As with joblib's other backends it runs in place unless it asks for `n_jobs`.
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from .futures.future import TaskFuture
 
-# For its own processes joblib aims at 0.2 to 2 s, of which the upper end makes stragglers.
-MIN_BATCH_S = 0.05
-MAX_BATCH_S = 0.5
+# For its own processes joblib aims at 0.2 to 2 s. With two calls in flight for each worker that leaves one
+# of them idle at the end; a batch costs us half a millisecond, so 10 ms are worth it already.
+MIN_BATCH_S = 0.01
+MAX_BATCH_S = 0.1
 
 
 class GrainwiseBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
