@@ -14,7 +14,7 @@ from itertools import islice
 
 from ..engine.wire.failures import pack_or_name
 from ..engine.wire.slices import ARROW, ITEMS, PANDAS, POLARS, Slice
-from ..engine.wire.tasks import RAW, STARRED, Call
+from ..engine.wire.tasks import CALLS, RAW, STARRED, Call
 from ..errors import SerializationError
 from ..objects.codec import ATOM_LIMIT, ATOMS, INLINE_LIMIT_BYTES, TEXTS, is_atom
 from ..objects.ref import FAILED, ObjectRef
@@ -170,6 +170,7 @@ class _Counted:
     inline_bytes = 0
     stored_bytes = 0
     batch_items = 1
+    num_calls = 0
     total: int | None
 
     def __init__(self, sink: Any, name: str) -> None:
@@ -298,7 +299,7 @@ class _Listed(_Counted):
     def _read_singly(self, items: list[Any], start: int) -> tuple[Any, int, int]:
         calls = self._until_refused(items, start, self._pack_one)
         self._at = start + len(calls)
-        return calls, len(calls), 0
+        return calls, len(calls), CALLS
 
     def _until_refused(self, items: list[Any], start: int, make: Callable[[Any, int], Any]) -> list[Any]:
         """Return what is made of items; what can't be made of one is raised behind those before it."""
@@ -362,7 +363,7 @@ class _Iterated(_Counted):
             error, self._error = self._error, None
             raise error
         items: list[Any] = []
-        first = self._num_read
+        first, num_calls = self._num_read, self.num_calls
         taken = islice(self._source, count)
         try:
             if self._is_starred:
@@ -378,12 +379,12 @@ class _Iterated(_Counted):
             self._num_read += refused
             self._error = error  # what was read before it comes first
         self._num_read += len(items)
-        if not self._is_starred:
-            return items, len(items), 0
-        if Call in set(map(type, items)):  # then all of them must be
+        has_calls = self.num_calls > num_calls
+        if self._is_starred and has_calls:  # then all of them must be
             items = [item if item.__class__ is Call else Call(item, (), 0) for item in items]
-            return items, len(items), 0
-        return items, len(items), STARRED
+        if has_calls:
+            return items, len(items), CALLS
+        return items, len(items), STARRED if self._is_starred else 0
 
     def _pack_item(self, item: Any, items: list[Any]) -> Any:
         return item if is_atom(item) else pack_row(self, (item,), self._num_read + len(items))
@@ -418,8 +419,10 @@ class AsyncInput(_Counted):
         index = self._num_read
         self._num_read += 1
         if self._is_starred:
-            return [pack_row(self, _as_row(item, index), index)], 1, 0
-        return [item if is_atom(item) else pack_row(self, (item,), index)], 1, 0
+            return [pack_row(self, _as_row(item, index), index)], 1, CALLS
+        if is_atom(item):
+            return [item], 1, 0
+        return [pack_row(self, (item,), index)], 1, CALLS
 
 
 def pack_row(counted: _Counted, row: tuple[Any, ...], index: int) -> Call:
@@ -441,6 +444,7 @@ def pack_row(counted: _Counted, row: tuple[Any, ...], index: int) -> Call:
                 raise UnsendableError(error, row[0] if len(row) == 1 else row) from None
             nbytes += arg.nbytes() if not arg.blobs else 256
         args.append(arg)
+    counted.num_calls += 1
     return Call(tuple(args), (), nbytes)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from ..engine.current import Exportable
+from ..engine.wire.tasks import CALLS
 from ..errors import SerializationError
 from ..objects.codec import Packed
 from .item_errors import name_item, shorten, show_item
@@ -323,7 +324,7 @@ class Plan:
         while run.unreadable:
             index, pack, at = run.unreadable.popleft()
             try:
-                run.put(index, [pack(at)], 0)
+                run.put(index, [pack(at)], CALLS)
             except self._unsendable as error:
                 run.refuse(index, error.error, error.item)
 

@@ -310,15 +310,22 @@ def _cancel_sent(
         # Either it runs and is interrupted, or it is claimed behind the running one, which the worker then
         # un-claims; the limit that the attempt to take it back has set keeps it from being claimed again.
         if is_running:
-            words[control.SPARE_CHILD] = int(not recursive)
-            words[control.CANCEL] = (batch.seq << 32 | index) + 1
-            engine.pool.kill(handle, _SIGINT)
+            interrupt(engine, handle, batch, index, spares_child=not recursive)
             return
         at = control.claim_word(batch.seq) + 1
         words[at] = min(words[at], index)  # what lies behind comes back with the batch's end
         engine.results.fail(item, error)
         engine.pool.kill(handle, _SIGURG)
         _await_unclaim(words, batch.seq, index)
+
+
+def interrupt(
+    engine: Engine, handle: WorkerHandle, batch: SentBatch, index: int, *, spares_child: bool = False
+) -> None:
+    """Have a running item raise; `spares_child`: a child that it runs itself may end first."""
+    handle.words[control.SPARE_CHILD] = int(spares_child)
+    handle.words[control.CANCEL] = (batch.seq << 32 | index) + 1
+    engine.pool.kill(handle, _SIGINT)
 
 
 def _await_unclaim(words: memoryview, seq: int, index: int) -> None:

@@ -14,6 +14,7 @@ from ..wire import claims, control
 from ..wire.channel import encode
 from ..wire.slices import Slice
 from ..wire.tasks import (
+    CALLS,
     CAREFUL,
     EACH,
     EAGER,
@@ -306,9 +307,7 @@ class Dispatcher(TakingBack):
             num_free: how many of them, the first ones, need nothing of the others; all by default.
         """
         seq = handle.next_seq
-        at = control.claim_word(seq)
-        handle.words[at] = 0
-        handle.words[at + 1] = NO_LIMIT
+        _open_claims(handle, seq)
         wire_parts: list[tuple[Any, ...]] = []
         begin = 0
         has_calls, lends_cpu = False, LENDS_CPU
@@ -366,18 +365,16 @@ class Dispatcher(TakingBack):
             values = items
             if isinstance(items, Slice):
                 values = items.wire(self.engine.borders.lender(handle))
-            elif items.__class__ is list and Call in set(map(type, items)):
+            elif item_flags & CALLS:
                 calls = items
                 is_loose = False
                 lend = self.engine.borders.lender(handle)
                 values = [item.wire(lend) if item.__class__ is Call else item for item in items]
             part = (count, spec.function.id, self._hint(spec), 1, spec.name)
-            flags = item_flags & ~CAREFUL | (
+            flags = item_flags & ~(CALLS | CAREFUL) | (
                 LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children else 0
             )
-            at = control.claim_word(seq)
-            handle.words[at] = 0
-            handle.words[at + 1] = NO_LIMIT
+            _open_claims(handle, seq)
             if is_loose:
                 flags |= LOOSE
             self.post(handle, (RUN, seq, flags, values, [part], first))
@@ -450,3 +447,10 @@ class Dispatcher(TakingBack):
                     continue
                 handle.words[control.WANTED] = (batch.seq << 32 | index) + 1
                 break
+
+
+def _open_claims(handle: WorkerHandle, seq: int) -> None:
+    """Leave all items of a batch that is about to be sent to its worker."""
+    at = control.claim_word(seq)
+    handle.words[at] = 0
+    handle.words[at + 1] = NO_LIMIT

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-_SIGINT = int(_signal.SIGINT)
 _SIGURG = int(_signal.SIGURG)
 MAX_PIECE = 8192
 """Items of a list that stand together."""
@@ -385,7 +384,5 @@ def interrupt(engine: Engine, handle: WorkerHandle, batch: SentBatch, at: int) -
     """Interrupt a running item, or its wait for others."""
     if batch.is_blocked:
         nested.cancel_wait(engine, handle, batch.seq)
-        return
-    handle.words[control.SPARE_CHILD] = 0
-    handle.words[control.CANCEL] = (batch.seq << 32 | at) + 1
-    engine.pool.kill(handle, _SIGINT)
+    else:
+        crash.interrupt(engine, handle, batch, at)

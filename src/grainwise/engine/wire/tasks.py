@@ -48,6 +48,7 @@ LENDS_CPU = 16  # its items may run tiny children of their own themselves
 FUSED = 8  # some items take results of others in the same batch
 RAW = 32  # items are values as they are: a tuple is an argument, not the wire of a call
 STARRED = 64  # items are tuples of arguments
+CALLS = 1 << 17  # (never sent) some items are `Call`s
 CAREFUL = 1 << 16  # (never sent) not LOOSE: one of the items may have killed a worker
 LOOSE = 128  # which item runs need not be published while they are tiny
 
