@@ -278,10 +278,15 @@ def remote(*args: Any, **options: Any) -> Any:
 
     def decorate(function: Any) -> Any:
         if not callable(function):
-            raise TypeError(f"remote() expected a function, got {type(function).__name__}")
+            raise TypeError(f"remote() expected a function or a class, got {type(function).__name__}")
         return _make(function, options)
 
-    _check(options, Options())
+    if set(options) <= set(_OPTIONS):  # else they are those of a class
+        _check({name: value for name, value in options.items() if name != "name"}, Options())
+    else:
+        from .actors import check_actor_options
+
+        check_actor_options(options)
     return decorate
 
 
@@ -295,10 +300,9 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
             f"remote() expected a plain function, got the remote function {function._options.name!r}"
         )
     if isinstance(function, type):
-        raise TypeError(
-            f"remote() expected a function, got the class {function.__qualname__!r} - "
-            f"actors are not offered yet"
-        )
+        from .actors import make_class
+
+        return make_class(function, options)
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
     return RemoteFunction(Exportable(function, name), _check(options, Options(name=name)))
@@ -310,7 +314,7 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
         "num_cpus": _check_num_cpus,
         "num_returns": _check_num_returns,
         "max_retries": _check_max_retries,
-        "retry_exceptions": _check_retry_exceptions,
+        "retry_exceptions": check_retry_exceptions,
         "name": _check_name,
         "batching": _check_batching,
     }
@@ -347,7 +351,8 @@ def _check_max_retries(value: Any) -> int:
     return value
 
 
-def _check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+def check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+    """Return the option as a bool or a tuple of classes."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (list, tuple)) and all(

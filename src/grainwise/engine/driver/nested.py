@@ -21,7 +21,10 @@ from ..wire.failures import known_error_wire, read_error
 from ..wire.tasks import (
     CANCEL_REF,
     EACH,
+    FIND_ACTOR,
     IN_PLACE,
+    KILL_ACTOR,
+    LEAVING,
     MULTI_WIRE,
     PUT,
     REF_WIRE,
@@ -101,6 +104,13 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
         from . import crash
 
         crash.cancel(engine, engine.borders.refs[message[1]], force=message[2], recursive=message[3])
+    elif kind == LEAVING:
+        if handle.actor is not None:
+            engine.actors.end_gracefully(handle.actor, message[1])
+    elif kind == FIND_ACTOR:
+        engine.actors.answer_find(handle, *message[1:])
+    elif kind == KILL_ACTOR:
+        engine.actors.kill_by_id(message[1], no_restart=message[2])
     else:
         raise AssertionError(f"unknown message {kind}")
 
@@ -196,7 +206,7 @@ def _want(
     refs = [engine.borders.refs[identity] for identity in identities]
     wait = Wait(handle, token, refs, count, item[0] if item and is_main else 0)
     wait.needs_all = must_wait
-    if item is not None and is_main:
+    if item is not None and is_main and handle.actor is None:
         _give_back(engine, handle, *item)
     if wait.left <= 0:
         _answer(engine, wait)
@@ -226,6 +236,8 @@ def _want(
         # A thread of the task waits; its main thread most likely waits for that thread, and can't say so.
         wait.is_foreign = True
         _count_blocked(engine, handle)
+        if handle.actor is not None:
+            return
         engine.dispatcher.take_back(handle, sum(len(batch.refs) for batch in handle.batches.values()))
 
 
@@ -296,6 +308,9 @@ def _answer(engine: Engine, wait: Wait) -> None:
 
 def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
     """Tell the policy whether a worker runs anything: it does while a child runs on top of a blocked task."""
+    if handle.actor is not None:
+        engine.actors.lend(handle.actor, bool(handle.stack) or any(w.is_foreign for w in handle.waits.values()))
+        return
     if handle.number not in engine.dispatcher.by_number:
         return
     is_running = any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values())
@@ -311,7 +326,7 @@ def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
 
 def offer(engine: Engine, handle: WorkerHandle) -> None:
     """Send a blocked worker un-started children of its own that it waits for, if there are any."""
-    if not handle.stack or not handle.can_take() or not handle.waits:
+    if not handle.stack or not handle.can_take() or not handle.waits or handle.actor is not None:
         return
     if any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values()):
         return
@@ -378,6 +393,7 @@ def _is_offerable(engine: Engine, ref: ObjectRef[Any]) -> bool:
     spec, call = ref._state, ref._value
     return (
         spec.__class__ is TaskSpec
+        and spec.actor is None
         and not call.wants
         and spec.num_returns == 1
         and bool(spec.max_retries)  # its death would have the task below run again, and submit it again

@@ -153,6 +153,8 @@ class Results:
             self.engine.dispatcher.requeue(handle, batch, stopped)
         self.engine.dispatcher.policy.ended(handle.number)
         nested.batch_ended(self.engine, handle, batch)
+        if handle.actor is not None:
+            self.engine.actors.batch_ended(handle.actor)
 
     def _resolve(self, handle: WorkerHandle, ref: ObjectRef[Any], value: Any) -> None:
         """Give one ref its result."""

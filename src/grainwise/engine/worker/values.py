@@ -108,6 +108,8 @@ class Values:
 
     def call(self, function: Callable[..., Any], wire: tuple[Any, ...]) -> Any:
         """Unpack the arguments of a call and run it."""
+        if not wire:
+            return function()
         _, wires, names = wire
         batch = self.worker.batch
         if batch is not None and batch.flags & FUSED:
