@@ -36,8 +36,8 @@ from ...errors import (
     TaskCancelledError,
     WorkerStartError,
 )  # fmt: skip
-from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS
-from ...objects.ref import FAILED, ObjectRef
+from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, pack
+from ...objects.ref import FAILED, PACKED, ObjectRef
 from ..wire import control
 from ..wire.tasks import CREATES, EAGER, EXIT, RUN, Call, TaskSpec
 from . import crash
@@ -237,6 +237,24 @@ class Actors:
             )
         return ref, self.by_id[ref._id].options.description
 
+    def existing(self, options: ActorOptions) -> ActorRef | None:
+        """Return the actor that has a name already."""
+        return self._find(options.name, options.namespace)
+
+    def describe(self, ref: ActorRef) -> Packed:
+        """Return a ref and its description as they travel."""
+        return pack((ref, self.by_id[ref._id].options.description), self.engine.store)
+
+    def answer_find(self, handle: WorkerHandle, identity: int, name: str, namespace: str) -> None:
+        """Answer a worker that looks for an actor."""
+        answer: ObjectRef[Any] = _new_ref(ObjectRef)
+        answer._id = identity
+        try:
+            answer._value, answer._state = self.describe(self.find(name, namespace)[0]), PACKED
+        except ValueError as error:
+            answer._value, answer._state = error, FAILED
+        self.engine.borders.lend_ref(answer, handle)
+
     # -- calls -----------------------------------------------------------------------------------------
 
     def bind(self, handle_ref: ObjectRef[Any], options: MethodOptions) -> Callable[..., Any]:
@@ -285,9 +303,30 @@ class Actors:
 
         return submit
 
+    def known(self, identity: int) -> Actor:
+        """Return the actor of an identity, which a worker has a handle of."""
+        ref = self.engine.borders.refs[identity]
+        if not isinstance(ref, ActorRef):
+            raise ref._value if ref._state == FAILED else LookupError(f"{identity:#x} is no actor")
+        return self._actor_of(ref)
+
+    def enter(
+        self, actor: Actor, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]
+    ) -> ObjectRef[Any]:
+        """Take a call that a worker has submitted, with the refs that it made; return what stands for it."""
+        if spec.num_returns == 1:
+            ref = refs[0]
+        else:
+            ref = _new_ref(ObjectRef)
+            call.outs = tuple(refs[: spec.num_returns])
+            point_to(call.outs, spec, ref)
+        ref._value, ref._state = call, spec
+        self.queue(actor, ref, call)
+        return ref
+
     def _actor_of(self, ref: ObjectRef[Any]) -> Actor:
         actor = self.by_id.get(ref._id)
-        if actor is None:
+        if actor is None and isinstance(ref, ActorRef):
             actor = self._dead.get(ref)
         if actor is None:
             self.engine.check_open()

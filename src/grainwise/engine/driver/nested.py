@@ -15,6 +15,7 @@ from collections import deque
 from ...errors import GrainwiseError
 from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
+from ..calls import ActorOptions, MethodOptions
 from ..current import Options
 from ..wire import control
 from ..wire.failures import known_error_wire, read_error
@@ -117,15 +118,22 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
 
 def _submit(
     engine: Engine, handle: WorkerHandle, ready: list[tuple[TaskSpec, ObjectRef[Any]]], identities: list[int],
-    uid: bytes, name: str, with_function: Any, astuple: tuple[Any, ...], wires: list[Any],
-    names: tuple[str, ...], parent: tuple[int, int] | None,
+    uid: Any, name: str, with_function: Any, astuple: tuple[Any, ...], wires: list[Any],
+    names: tuple[str, ...], parent: tuple[int, int] | None, is_actor: bool = False,
 ) -> None:  # fmt: skip
     """Take a child; if it can run at once, it goes to `ready`."""
     borders, submissions = engine.borders, engine.submissions
+    if uid.__class__ is int:
+        _submit_method(engine, handle, identities, uid, astuple, wires, names, parent)
+        return
     if with_function is not None:
         packed = borders.adopt(with_function, handle)
         # Kept for as long as that worker believes that we know it.
         handle.taught[uid] = submissions.find(uid) or submissions.learn_function(uid, packed, name)
+    if is_actor:
+        function = handle.taught.get(uid) or submissions.find(uid)
+        _create_actor(engine, handle, identities, function, astuple, *_arguments(engine, handle, wires), names)
+        return
     num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching = astuple
     if isinstance(retry_exceptions, bytes):
         retry_exceptions = loads(retry_exceptions)
@@ -134,6 +142,22 @@ def _submit(
     if function is None:
         raise LookupError(f"task {task_name!r}: its function was dropped before a worker submitted it")
     spec = submissions.known_spec(function, options)
+    args, nbytes = _arguments(engine, handle, wires)
+    refs = _lent_refs(engine, handle, identities, spec)
+    call = Call(tuple(args), names, nbytes)
+    batch = _note_child(handle, call, refs, parent)
+    queued = submissions.submit_child(spec, call, refs)
+    if parent is not None and batch is not None and parent[1] in batch.cancelled:
+        from . import crash
+
+        crash.cancel(engine, refs[0], force=False, recursive=True)
+    elif queued is not None:
+        ready.append((queued._state, queued))
+
+
+def _arguments(engine: Engine, handle: WorkerHandle, wires: list[Any]) -> tuple[list[Any], int]:
+    """Return the arguments that a worker has sent, and how many bytes of them travel inline."""
+    borders = engine.borders
     args = []
     nbytes = 0
     for wire in wires:
@@ -145,28 +169,89 @@ def _submit(
             packed = borders.adopt(wire, handle)
             nbytes += packed.nbytes() if not packed.blobs else 256
             args.append(packed)
+    return args, nbytes
+
+
+def _lent_refs(
+    engine: Engine, handle: WorkerHandle, identities: list[int], spec: TaskSpec
+) -> list[ObjectRef[Any]]:
+    """Make the refs of a call as the worker that has submitted it knows them."""
     refs: list[ObjectRef[Any]] = []
     for identity in identities:
         ref: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
         ref._id, ref._state, ref._value = identity, spec, None
-        borders.lend_ref(ref, handle)
+        engine.borders.lend_ref(ref, handle)
         refs.append(ref)
+    return refs
+
+
+def _note_child(
+    handle: WorkerHandle, call: Call, refs: list[ObjectRef[Any]], parent: tuple[int, int] | None
+) -> SentBatch | None:
+    """Note which item has submitted a call; return that item's batch."""
+    if parent is None:
+        return None
+    call.parent = (handle.uid, *parent)
+    batch = handle.batches.get(parent[0])
+    if batch is not None:
+        if batch.children is None:
+            batch.children = {}
+        batch.children.setdefault(parent[1], {}).update(dict.fromkeys(refs))
+    return batch
+
+
+def _submit_method(
+    engine: Engine, handle: WorkerHandle, identities: list[int], actor_id: int, astuple: tuple[Any, ...],
+    wires: list[Any], names: tuple[str, ...], parent: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    """Take a call of an actor's method."""
+    method, name, num_returns, retries, retry_exceptions, group = astuple
+    if isinstance(retry_exceptions, bytes):
+        retry_exceptions = loads(retry_exceptions)
+    args, nbytes = _arguments(engine, handle, wires)
+    actor = engine.actors.known(actor_id)
+    spec = actor.spec_of(MethodOptions(method, name, num_returns, retries, retry_exceptions, group))
+    refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
-    batch = None
-    if parent is not None:
-        call.parent = (handle.uid, *parent)
-        batch = handle.batches.get(parent[0])
-        if batch is not None:
-            if batch.children is None:
-                batch.children = {}
-            batch.children.setdefault(parent[1], {}).update(dict.fromkeys(refs))
-    queued = submissions.submit_child(spec, call, refs)
+    call.caller = handle.uid
+    batch = _note_child(handle, call, refs, parent)
+    ref = engine.actors.enter(actor, spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
         from . import crash
 
-        crash.cancel(engine, refs[0], force=False, recursive=True)
-    elif queued is not None:
-        ready.append((queued._state, queued))
+        crash.cancel(engine, ref, force=False, recursive=True)
+
+
+def _create_actor(
+    engine: Engine, handle: WorkerHandle, identities: list[int], function: Any, astuple: tuple[Any, ...],
+    args: list[Any], nbytes: int, names: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Make an actor for a worker, which has named the actor's ref and one for the answer."""
+    borders, actors = engine.borders, engine.actors
+    options = ActorOptions(*astuple)
+    answer = ObjectRef.__new__(ObjectRef)
+    answer._id, answer._state, answer._value = identities[1], READY, None
+    borders.lend_ref(answer, handle)
+    try:
+        if function is None:
+            raise LookupError(f"actor {options.class_name!r}: its class was dropped before it was made")
+        ref = actors.existing(options) if options.may_exist else None
+        if ref is None:
+            has_refs = any(isinstance(arg, ObjectRef) for arg in args)
+            ref = actors.add(
+                identities[0], function, options, Call(tuple(args), names, nbytes), has_refs=has_refs
+            )
+            borders.lend_ref(ref, handle)
+        else:
+            nobody: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
+            nobody._id, nobody._state, nobody._value = identities[0], READY, None
+            borders.lend_ref(nobody, handle)
+    except Exception as error:
+        _refuse(engine, handle, identities[:1], error)
+        answer._value, answer._state = error, FAILED
+        return
+    if options.name:
+        answer._value, answer._state = actors.describe(ref), PACKED
 
 
 def _refuse(engine: Engine, handle: WorkerHandle, identities: list[int], error: Exception) -> None:

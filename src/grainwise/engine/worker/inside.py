@@ -66,6 +66,20 @@ class Inside(Submitting):
         refs_module.hooks.future = self.future
         refs_module.hooks.identify = None
 
+    def exit_actor(self) -> None:
+        """End this process, if it is an actor's.
+
+        Raises:
+            TypeError: it is not.
+        """
+        from .acting import ActorExit
+
+        if not self.worker.acting.is_actor:
+            raise TypeError(
+                "exit_actor() was called outside of an actor - expected a call in a method of one"
+            )
+        raise ActorExit
+
     def item_index(self) -> int:
         """Return the number of the running item within the run that it belongs to."""
         batch = self.worker.batch
