@@ -60,6 +60,7 @@ class Actor:
         num_restarts: how often it was made again.
         specs: its methods with their options.
         keep: its own ref, for one that nobody needs to hold.
+        is_concurrent: its calls may run at once.
         is_dropped: the last handle is gone: it ends with its last call.
         is_leaving: it ends itself: why.
         is_starting: the ref of its constructor's call, until that has ended.
@@ -68,7 +69,7 @@ class Actor:
 
     __slots__ = (
         "__weakref__", "code", "creation", "error", "function", "handle", "has_calls", "held", "id",
-        "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep", "num_restarts", "open",
+        "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep", "num_restarts", "open",
         "options",
         "ref", "send_at", "specs", "state",
     )  # fmt: skip
@@ -80,6 +81,7 @@ class Actor:
         self.function = function
         self.code = code
         self.options = options
+        self.is_concurrent = options.is_concurrent()
         self.creation: Call | None = creation
         self.state = NEW
         self.error: ActorError | None = None
@@ -146,7 +148,7 @@ class Actor:
 
     def key_of(self, ref: ObjectRef[Any], call: Call) -> Any:
         """Return under what a call that waits is held."""
-        return ref if self.options.is_concurrent() else call.caller
+        return ref if self.is_concurrent else call.caller
 
     def refs(self) -> list[ObjectRef[Any]]:
         """Return all its calls that are not sent."""

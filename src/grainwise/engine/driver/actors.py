@@ -39,7 +39,7 @@ from ...errors import (
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, pack
 from ...objects.ref import FAILED, PACKED, ObjectRef
 from ..wire import control
-from ..wire.tasks import CREATES, EAGER, EXIT, RUN, Call, TaskSpec
+from ..wire.tasks import ACT, CANCEL_CALL, CREATES, EAGER, EXIT, RUN, Call, TaskSpec
 from . import crash
 from .actor import ALIVE, DEAD, NEW, STARTING, Actor, ActorRef
 from .batches import SentBatch, parts_of
@@ -64,6 +64,7 @@ MAX_BATCH = 4096
 FIRST_BATCH = 64
 """While it is unknown what a method costs."""
 MAX_UNDER_WAY = 2
+MAX_CONCURRENT = 1 << 20
 BLOCK_S = 200e-6
 NO_LIMIT = (1 << 63) - 1
 _new_ref = ObjectRef.__new__
@@ -407,11 +408,18 @@ class Actors:
             if handle is None:
                 return
             actor.state = STARTING
+            if actor.is_concurrent:
+                options = actor.options
+                self.engine.dispatcher.post(
+                    handle,
+                    (ACT, options.class_name, options.is_async, options.max_concurrency, options.groups),
+                )
             self._post(actor, handle, [ref], CREATES)
         handle = actor.handle
         assert handle is not None
         policy = self.engine.dispatcher.policy
-        while actor.open and len(handle.batches) < MAX_UNDER_WAY:
+        most_batches = MAX_CONCURRENT if actor.is_concurrent else MAX_UNDER_WAY
+        while actor.open and len(handle.batches) < most_batches:
             key = actor.open[0]._state
             mean_s = policy.mean_s(key.number) if key.__class__ is TaskSpec else None
             if not waiting and mean_s is not None and len(actor.open) < policy.next_look(key.number):
@@ -488,10 +496,14 @@ class Actors:
                         value.is_sent = True
                         value.where = (handle.uid, seq)
                 values = [value.wire(lend) if value.__class__ is Call else value for value in values]
+            at_once = actor.is_concurrent and not flags & CREATES
             wire_parts = [
-                (end, spec.method or spec.function.id, self._hint(spec), spec.num_returns, spec.name)
+                (
+                    end, spec.method or spec.function.id, spec.group if at_once else self._hint(spec),
+                    spec.num_returns, spec.name,
+                )
                 for end, spec in parts
-            ]
+            ]  # fmt: skip
             dispatcher.post(handle, (RUN, seq, flags | EAGER, values, wire_parts))
         except BaseException as error:
             if not isinstance(error, GrainwiseError):
@@ -509,6 +521,25 @@ class Actors:
         return 1 if mean_s is None else max(1, int(BLOCK_S / max(mean_s, 1e-7)))
 
     # -- what has come back ----------------------------------------------------------------------------
+
+    def done(self, handle: WorkerHandle, items: list[tuple[int, int, int, Any, float]]) -> None:
+        """Calls that run at once have ended: (batch, index, part, result, seconds) of each."""
+        results, record, policy = self.engine.results, self.engine.record, self.engine.dispatcher.policy
+        now = record.clock()
+        for seq, index, part, value, spent_s in items:
+            batch = handle.batches.get(seq)
+            if batch is None:
+                continue
+            batch.num_left -= 1
+            is_end = not batch.num_left
+            times = ((part, 1, spent_s, spent_s),)
+            record.reported(handle.uid, batch, 1, times, now, is_end)
+            results.resolve(handle, batch.refs[index], value)
+            spec = batch.spec_at(index)
+            policy.finished(handle.number, spec.number, 0, 1, 0.0, 0.0)
+            if is_end:
+                batch.base = batch.stop
+                results.end_batch(handle, batch, batch.stop)
 
     def batch_ended(self, actor: Actor) -> None:
         """A batch of an actor has ended."""
@@ -645,8 +676,12 @@ class Actors:
         rest: list[ObjectRef[Any]] = []
         for batch in handle.batches.values():
             items = batch.refs[batch.base : batch.stop]
-            engine.record.lost(len(items))
             engine.dispatcher.num_sent -= 1
+            if actor.is_concurrent and batch.spec.method:  # any of them may have begun
+                engine.record.lost(batch.num_left)
+                begun += [ref for ref in items if ref._state.__class__ is TaskSpec]
+                continue
+            engine.record.lost(len(items))
             at = started + 1 - batch.base if batch.seq == running else 0
             begun += items[: max(0, at)]
             rest += items[max(0, at) :]
@@ -681,7 +716,8 @@ class Actors:
             spec = ref._state
             if ref is starting or spec.__class__ is not TaskSpec:
                 continue
-            if spec.max_retries and (ref is not last or engine.results.charge(spec, ref)):
+            is_free = ref is not last and not actor.is_concurrent
+            if spec.max_retries and (is_free or engine.results.charge(spec, ref)):
                 again.append(ref)
             else:
                 engine.results.fail(ref, error)
@@ -731,6 +767,9 @@ class Actors:
                 continue
             index = batch.refs.index(ref, batch.base, batch.stop)
             assert handle is not None
+            if actor.is_concurrent:
+                self.engine.dispatcher.post(handle, (CANCEL_CALL, batch.seq, index))
+                return  # its result will say
             if self._take_back(handle, batches[number + 1 :], batch, index):
                 break
             if recursive:

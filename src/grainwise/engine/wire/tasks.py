@@ -29,6 +29,8 @@ VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas, and how often each had come
 EXIT = 5
 FORGET = 6  # function id
+ACT = 7  # class name, is it async?, how many calls at once, groups: what follows are calls that may run at once
+CANCEL_CALL = 8  # seq, index: a call of such an actor
 
 # Messages from a worker.
 RESULTS = 16  # seq, start, values, all plain?, times: (part, run count, total s, worst s), stopped at, usage
@@ -39,6 +41,7 @@ UNWANT = 20  # token
 RETURNED = 21  # borrowed blobs, dropped refs
 PUT = 22  # identity, wire
 CANCEL_REF = 23  # identity, force, recursive
+DONE = 28  # (seq, index, part, value, seconds) of each of some calls of an actor, in any order
 FIND_ACTOR = 25  # identity for the answer, name, namespace
 KILL_ACTOR = 26  # identity, whether it may restart
 LEAVING = 27  # the actor ends itself: why

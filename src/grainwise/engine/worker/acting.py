@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .concurrent import Concurrent
     from .loop import Worker
 
 
@@ -25,6 +26,7 @@ class Acting:
         instance: the object, once its constructor has returned.
         is_actor: this worker was started for an actor.
         known: methods that have run here.
+        concurrent: runs its calls, where they may run at once.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -32,6 +34,21 @@ class Acting:
         self.instance: Any = None
         self.is_actor = False
         self.known: set[str] = set()
+        self.concurrent: Concurrent | None = None
+
+    def prepare(
+        self, class_name: str, is_async: bool, limit: int, groups: tuple[tuple[str, int], ...]
+    ) -> None:
+        """Make ready for calls that run at once."""
+        from .concurrent import OnLoop, OnThreads
+
+        self._worker.task_name = class_name
+        self.concurrent = (OnLoop if is_async else OnThreads)(self._worker, limit, groups)
+
+    def cancel(self, seq: int, index: int) -> None:
+        """Cancel a call that may run with others."""
+        if self.concurrent is not None:
+            self.concurrent.cancel(seq, index)
 
     def creator(self, kind: Callable[..., Any]) -> Callable[..., None]:
         """Return what makes the object."""

@@ -24,6 +24,8 @@ from ..wire import claims, control
 from ..wire.channel import Channel
 from ..wire.slices import items_of
 from ..wire.tasks import (
+    ACT,
+    CANCEL_CALL,
     CREATES,
     EACH,
     EAGER,
@@ -94,7 +96,10 @@ class Worker(Reporting):
         """Do what a frame says."""
         kind = message[0]
         if kind == RUN:
-            self.run_batch(*message[1:])
+            if self.acting.concurrent is not None and not message[2] & CREATES:
+                self.acting.concurrent.take(message[1], message[3], message[4])
+            else:
+                self.run_batch(*message[1:])
         elif kind == FUNCTION:
             self._learn_function(*message[1:])
         elif kind == FREE:
@@ -103,6 +108,10 @@ class Worker(Reporting):
             self.inside.answered(message[1], message[2])
         elif kind == FORGET:
             self.inside.forget(message[1])
+        elif kind == ACT:
+            self.acting.prepare(*message[1:])
+        elif kind == CANCEL_CALL:
+            self.acting.cancel(*message[1:])
         else:
             raise AssertionError(f"unknown message {kind}")
 

@@ -157,9 +157,9 @@ class Submitting(Values):
             [ref._id for ref in refs],
             uid,
             "" if function is None else function.name,
-            None if packed_function is None else self._wire(packed_function),
+            None if packed_function is None else self.wire(packed_function),
             astuple,
-            [self._wire(arg) for arg in packed_args],
+            [self.wire(arg) for arg in packed_args],
             names,
             None if batch is None else (batch.seq, self.worker.words[control.STARTED]),
             is_actor,
@@ -293,7 +293,7 @@ class Submitting(Values):
         """Tell the driver the value of a ref that it does not know: an atom, packed, or an error's wire."""
         self.worker.shield()  # what is lent, and a ref that counts as sent, must arrive
         try:
-            wire = self._wire(value)
+            wire = self.wire(value)
             self.send_open()  # the value may hold refs of tasks that lie in the buffer
             self.worker.send((PUT, ref._id, wire))
         finally:
