@@ -556,7 +556,7 @@ def test_shutdown_ends_actors_and_their_handles() -> None:
     await_end(pid)
     with pytest.raises(EngineClosedError):
         get(counter.incr.remote())
-    ray.init(num_cpus=2)
+    ray.init(num_cpus=2, ignore_reinit_error=True)
     with pytest.raises((EngineClosedError, ActorDiedError)):
         get(counter.pid.remote())
     assert get(Counter.remote().incr.remote()) == 1
