@@ -83,6 +83,13 @@ class ActorClass(Typed["C_co"]):
         """
         return ActorClass(self._exportable, check_actor_options({**self._options, **options}))
 
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
+        name = self._exportable.name
+        raise TypeError(
+            f"a class was derived from the actor class {name!r} - expected the plain class as its base - derive from "
+            f"that, and decorate the new class"
+        )
+
     if not TYPE_CHECKING:
 
         def __call__(self, *args, **kwargs):
@@ -92,7 +99,9 @@ class ActorClass(Typed["C_co"]):
                 TypeError: always.
             """
             name = self._exportable.name
-            raise TypeError(f"actor class {name!r} was called directly - use {name}.remote(...) to start an actor")
+            raise TypeError(
+                f"actor class {name!r} was called directly - use {name}.remote(...) to start an actor"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         exportable = self._exportable
@@ -114,6 +123,10 @@ class ActorHandle(Typed["C_co"]):
     Handles may be passed to tasks and other actors, alone, in containers and in closures. When the last one is
     gone, the actor ends behind its last call, unless it is detached.
     """
+
+    if TYPE_CHECKING:
+        _ref: ObjectRef[Any]
+        _description: tuple[str, int, dict[str, tuple[Any, ...]]]
 
     def __init__(self, ref: ObjectRef[Any], description: Any) -> None:
         self.__dict__.update(_ref=ref, _description=description)
@@ -250,8 +263,8 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     Raises:
         ValueError: there is none.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"get_actor() expected a name, got {name!r:.200}")
+    if not name:
+        raise ValueError("get_actor() expected a name, got an empty text")
     return ActorHandle(*engine().find_actor(name, namespace or ""))
 
 
@@ -398,9 +411,10 @@ def _check(what: str, options: dict[str, Any], checks: dict[str, Any]) -> dict[s
 def _check_number(name: str, value: Any, kinds: tuple[type, ...], least: float) -> Any:
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"option {name} expected a number, got {type(value).__name__}")
-    if not least <= value < float("inf"):
+    number: Any = value
+    if not least <= number < float("inf"):
         raise ValueError(f"option {name} expected at least {least:g}, got {value}")
-    return value
+    return number
 
 
 def _check_num_cpus(name: str, value: Any) -> float:

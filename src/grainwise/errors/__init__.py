@@ -6,7 +6,8 @@
     ├── WorkerStartError          worker processes fail before they can take a task
     ├── ActorError                an actor did not answer a call
     │   ├── ActorDiedError        it is gone for good
-    │   └── ActorUnavailableError it died under this call and is being restarted
+    │   ├── ActorUnavailableError it died under this call and is being restarted
+    │   └── ActorDeadlockError    it would wait for itself
     ├── TaskCancelledError        the task was cancelled
     ├── TaskTimeoutError          · TimeoutError   the task was stopped: it ran longer than it may
     ├── GetTimeoutError           · TimeoutError   `get` ran out of time
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .tracebacks import trim_traceback as trim_traceback
 
 __all__ = [
+    "ActorDeadlockError",
     "ActorDiedError",
     "ActorError",
     "ActorUnavailableError",
@@ -260,6 +262,10 @@ class ActorDiedError(ActorError):
 
 class ActorUnavailableError(ActorError):
     """An actor died while it ran this call and is being restarted; the call may have had effects."""
+
+
+class ActorDeadlockError(ActorError):
+    """An actor would wait for a call of its own, directly or by way of others, and so for ever."""
 
 
 class TaskCancelledError(GrainwiseError):

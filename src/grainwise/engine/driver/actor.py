@@ -48,7 +48,7 @@ class Actor:
 
     Attributes:
         id: its identity, and that of its `ActorRef`.
-        function: the pickled class; code: that of its constructor, for the names of arguments.
+        function: the pickled class.
         creation: the arguments of its constructor, kept for as long as it may be made again.
         state: NEW, STARTING, ALIVE or DEAD; error: why it is dead.
         handle: its process.
@@ -68,18 +68,15 @@ class Actor:
     """
 
     __slots__ = (
-        "__weakref__", "code", "creation", "error", "function", "handle", "has_calls", "held", "id",
+        "__weakref__", "creation", "error", "function", "handle", "has_calls", "held", "id",
         "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep", "num_restarts", "open",
         "options",
         "ref", "send_at", "specs", "state",
     )  # fmt: skip
 
-    def __init__(
-        self, identity: int, function: Function, options: ActorOptions, creation: Call, code: Any
-    ) -> None:
+    def __init__(self, identity: int, function: Function, options: ActorOptions, creation: Call) -> None:
         self.id = identity
         self.function = function
-        self.code = code
         self.options = options
         self.is_concurrent = options.is_concurrent()
         self.creation: Call | None = creation

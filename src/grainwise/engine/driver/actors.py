@@ -118,19 +118,17 @@ class Actors:
             if known is not None:
                 return known, self.by_id[known._id].options.description
         function = engine.submissions.export(exported)
-        code = getattr(getattr(exported.function, "__init__", None), "__code__", None)
         name = f"{options.class_name}.__init__"
         call, _, has_refs = engine.submissions.pack_call(args, kwargs, None, name)
         with engine.turn:
             engine.check_open()
-            ref = self.add(engine.borders.new_identity(), function, options, call, code, has_refs=has_refs)
+            ref = self.add(engine.borders.new_identity(), function, options, call, has_refs=has_refs)
         engine.backstop.wake()
         return ref, options.description
 
     def add(
-        self, identity: int, function: Function, options: ActorOptions, call: Call, code: Any = None,
-        *, has_refs: bool,
-    ) -> ActorRef:  # fmt: skip
+        self, identity: int, function: Function, options: ActorOptions, call: Call, *, has_refs: bool
+    ) -> ActorRef:
         """Enter a new actor and start it.
 
         Raises:
@@ -150,7 +148,7 @@ class Actors:
                     f"an actor named {options.name!r} exists already in namespace {options.namespace!r} - "
                     f"expected a free name - use get_if_exists=True to take the one that exists"
                 )
-        actor = Actor(identity, function, options, call, code)
+        actor = Actor(identity, function, options, call)
         ref = actor.new_ref(self)
         self.by_id[identity] = actor
         if options.name:
@@ -269,8 +267,10 @@ class Actors:
         spec = actor.spec_of(options)
         submissions = engine.submissions
 
+        held = actor, handle_ref  # whoever keeps this keeps the actor
+
         def slow(*args: Any, **kwargs: Any) -> Any:
-            assert handle_ref  # whoever keeps this keeps the actor
+            actor = held[0]
             call, _, has_refs = submissions.pack_call(args, kwargs, spec.function.code, spec.name)
             return self.submit(actor, spec, call, has_refs)
 

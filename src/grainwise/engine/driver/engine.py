@@ -438,6 +438,9 @@ class Engine(Words):
         self.turn.abandon()
         self.pool.abandon()
         self.submissions.end()
+        self.actors.close()
+        for actor in list(self.actors.by_id.values()):
+            actor.open.clear()
         for spec in self.submissions.specs():
             spec.open.clear()
         for fd in self._wake_fds:

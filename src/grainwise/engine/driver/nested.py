@@ -36,6 +36,7 @@ from ..wire.tasks import (
     Call,
     TaskSpec,
 )
+from . import deadlocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -314,8 +315,16 @@ def _want(
         batch = handle.batches[item[0]]
         batch.is_blocked = True
         handle.stack.append(item[0])
-        engine.record.blocked(handle.uid, token, batch.spec_at(item[1]).name)
+        name = batch.spec_at(item[1]).name
+        engine.record.blocked(handle.uid, token, name)
         _count_blocked(engine, handle)
+        deadlock = deadlocks.find_cycle(engine, wait, name)
+        if deadlock is not None:
+            _end_wait(engine, wait)
+            wire = known_error_wire(deadlock)
+            unresolved = [ref for ref in refs if ref._state.__class__ is not int]
+            engine.dispatcher.post(handle, (VALUES, token, [(ref._id, wire) for ref in unresolved]))
+            return
         offer(engine, handle)
     else:
         # A thread of the task waits; its main thread most likely waits for that thread, and can't say so.

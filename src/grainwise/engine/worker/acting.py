@@ -92,7 +92,7 @@ class Acting:
         os._exit(status)
 
     def end(self) -> None:
-        """Do what an object may expect of the end of its process: its own hook, finalizer and exit handlers."""
+        """Do what an object may expect of the end of its process: its hook, finalizers, exit handlers."""
         import atexit
 
         instance, self.instance = self.instance, None

@@ -41,8 +41,9 @@ class Item:
     )  # fmt: skip
 
     def __init__(
-        self, seq: int, index: int, part: int, value: Any, method: str, group: str, num_returns: int, name: str
-    ) -> None:
+        self, seq: int, index: int, part: int, value: Any,
+        method: str, group: str, num_returns: int, name: str,
+    ) -> None:  # fmt: skip
         self.seq = seq
         self.index = index
         self.part = part
@@ -130,6 +131,8 @@ class Concurrent:
 
     def _pack(self, item: Item, value: Any) -> Any:
         """Return the wire of a result."""
+        if self._worker.is_twin:  # the call has forked, and this is the child
+            self._worker.leave(None)
         if item.num_returns == 1:
             return self._pack_one(item, value, "result")
         values = self._worker.inside.split_results(value, item.num_returns, item.name)
@@ -147,6 +150,8 @@ class Concurrent:
 
     def _fail(self, item: Item, error: BaseException) -> Any:
         """Return the wire of an exception; one that ends the actor does so."""
+        if self._worker.is_twin:
+            self._worker.leave(error)
         if isinstance(error, SystemExit):
             self._flush()
             self._worker.acting.leave(error)

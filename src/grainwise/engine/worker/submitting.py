@@ -22,7 +22,7 @@ from .values import BorrowedRef, Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from ..calls import ActorOptions, MethodOptions
@@ -116,8 +116,8 @@ class Submitting(Values):
         packed_args = self._pack_args(args, kwargs, code, options.name)
         refs = self._new_refs(options.num_returns)
         self._append(
-            function.identify(), function, astuple, options, packed_args, tuple(kwargs), packed_function, refs,
-            (args, kwargs),
+            function.identify(), function, astuple, options, packed_args, tuple(kwargs), packed_function,
+            refs, (args, kwargs),
         )  # fmt: skip
         if options.num_returns == 0:
             return None
@@ -173,6 +173,10 @@ class Submitting(Values):
             self.send_open()
         else:
             self.worker.wake_reporter()
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """Return the values of refs, waiting for them."""
+        raise NotImplementedError
 
     # -- actors ----------------------------------------------------------------------------------------
 
