@@ -1,4 +1,4 @@
-"""Actors whose calls run at once: `async def` methods, threads, concurrency groups; and waits that never end."""
+"""Actors whose calls run at once: `async def`, threads, concurrency groups; and waits that never end."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if not TYPE_CHECKING:
         __class_getitem__ = classmethod(type(list[int]))  # types.GenericAlias
 
 else:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, Generic, TypeVar
 
     from ..objects.ref import ObjectRef
@@ -45,8 +45,8 @@ _MARK = "__grainwise_method__"
 class ActorClass(Typed["C_co"]):
     """A class whose objects are actors. Made by `remote`.
 
-    `A.remote(...)` starts a process, makes an object of the class there, and returns an `ActorHandle` at once;
-    `A.options(...)` returns the same class with other options. The plain class is `A.__wrapped__`.
+    `A.remote(...)` starts a process, makes an object of the class there, and returns an `ActorHandle` at
+    once; `A.options(...)` returns the same class with other options. The plain class is `A.__wrapped__`.
     """
 
     def __init__(self, exportable: Exportable, options: dict[str, Any]) -> None:
@@ -86,8 +86,8 @@ class ActorClass(Typed["C_co"]):
     def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
         name = self._exportable.name
         raise TypeError(
-            f"a class was derived from the actor class {name!r} - expected the plain class as its base - derive from "
-            f"that, and decorate the new class"
+            f"a class was derived from the actor class {name!r} - expected the plain class as its base - "
+            f"derive from that, and decorate the new class"
         )
 
     if not TYPE_CHECKING:
@@ -120,8 +120,8 @@ class ActorClass(Typed["C_co"]):
 class ActorHandle(Typed["C_co"]):
     """Calls the methods of an actor: `handle.method.remote(...)` returns an `ObjectRef` at once.
 
-    Handles may be passed to tasks and other actors, alone, in containers and in closures. When the last one is
-    gone, the actor ends behind its last call, unless it is detached.
+    Handles may be passed to tasks and other actors, alone, in containers and in closures. When the last one
+    is gone, the actor ends behind its last call, unless it is detached.
     """
 
     if TYPE_CHECKING:

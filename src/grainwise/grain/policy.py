@@ -165,7 +165,7 @@ class Policy:
         self._roster.remove(worker)
 
     def reserve(self, cpus: float) -> None:
-        """Note that something else occupies CPUs (actors do, while they live), or, below 0, gives them back."""
+        """Note that something else occupies CPUs, as actors do; below 0 it gives them back."""
         self._roster.cpus_in_use += cpus
 
     def suspect(self, key: Hashable, is_suspect: bool) -> None:

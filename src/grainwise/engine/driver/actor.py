@@ -69,9 +69,8 @@ class Actor:
 
     __slots__ = (
         "__weakref__", "creation", "error", "function", "handle", "has_calls", "held", "id",
-        "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep", "num_restarts", "open",
-        "options",
-        "ref", "send_at", "specs", "state",
+        "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep",
+        "num_restarts", "open", "options", "ref", "send_at", "specs", "state",
     )  # fmt: skip
 
     def __init__(self, identity: int, function: Function, options: ActorOptions, creation: Call) -> None:

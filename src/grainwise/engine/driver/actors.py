@@ -142,12 +142,11 @@ class Actors:
                 f"{have:g}, which is what the engine has"
             )
         key = (options.namespace, options.name)
-        if options.name:
-            if self._find(options.name, options.namespace) is not None:
-                raise ValueError(
-                    f"an actor named {options.name!r} exists already in namespace {options.namespace!r} - "
-                    f"expected a free name - use get_if_exists=True to take the one that exists"
-                )
+        if options.name and self._find(options.name, options.namespace) is not None:
+            raise ValueError(
+                f"an actor named {options.name!r} exists already in namespace {options.namespace!r} - "
+                f"expected a free name - use get_if_exists=True to take the one that exists"
+            )
         actor = Actor(identity, function, options, call)
         ref = actor.new_ref(self)
         self.by_id[identity] = actor
@@ -231,8 +230,8 @@ class Actors:
         ref = self._find(name, namespace)
         if ref is None:
             raise ValueError(
-                f"there is no actor named {name!r} in namespace {namespace!r} - expected one that was made with "
-                f"options(name=...) and is alive"
+                f"there is no actor named {name!r} in namespace {namespace!r} - expected one that was made "
+                f"with options(name=...) and is alive"
             )
         return ref, self.by_id[ref._id].options.description
 
@@ -311,9 +310,7 @@ class Actors:
             raise ref._value if ref._state == FAILED else LookupError(f"{identity:#x} is no actor")
         return self._actor_of(ref)
 
-    def enter(
-        self, actor: Actor, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]
-    ) -> ObjectRef[Any]:
+    def enter(self, actor: Actor, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]) -> ObjectRef[Any]:
         """Take a call that a worker has submitted, with the refs that it made; return what stands for it."""
         if spec.num_returns == 1:
             ref = refs[0]
@@ -781,9 +778,7 @@ class Actors:
         if call.__class__ is Call:
             self.settled(actor, ref, call)
 
-    def _take_back(
-        self, handle: WorkerHandle, later: list[SentBatch], batch: SentBatch, index: int
-    ) -> bool:
+    def _take_back(self, handle: WorkerHandle, later: list[SentBatch], batch: SentBatch, index: int) -> bool:
         """Take back all that an actor has not begun, from an item on, and keep its order."""
         dispatcher = self.engine.dispatcher
         for each, wanted in (*((other, 0) for other in reversed(later)), (batch, index)):

@@ -35,7 +35,8 @@ class SentBatch:
 
     __slots__ = (
         "base", "calls", "cancelled", "children", "first", "flags", "is_blocked", "item_flags", "log",
-        "num_free", "num_left", "parts", "refs", "run", "sent_s", "seq", "spec", "stop", "timed_out", "timeout_s",
+        "num_free", "num_left", "parts", "refs", "run", "sent_s", "seq", "spec", "stop", "timed_out",
+        "timeout_s",
         "watched_item", "watched_since",
     )  # fmt: skip
 

@@ -1,11 +1,11 @@
-"""Calls that wait for each other for ever: an actor that waits for a call of its own, directly or by a detour.
+"""Calls that wait for each other for ever: an actor that waits for a call of its own, perhaps by a detour.
 
     A.f ──get──► B.g ──get──► A.h        A.h can't begin before A.f ends, which waits for it
 
-Tasks alone can't do that: a task that waits lends its CPU, and others go on. An actor runs one call at a time,
-so a chain of waits that comes back to it never ends. The last link of such a chain is always somebody who
-begins to wait, so it is enough to look then; that `get` raises, and the rest unwinds. Actors whose calls run
-at once are no links: something else may still happen there.
+Tasks alone can't do that: a task that waits lends its CPU, and others go on. An actor runs one call at a
+time, so a chain of waits that comes back to it never ends. The last link of such a chain is always somebody
+who begins to wait, so it is enough to look then; that `get` raises, and the rest unwinds. Actors whose calls
+run at once are no links: something else may still happen there.
 
 All of it happens under the engine's turn.
 """
@@ -45,9 +45,9 @@ def find_cycle(engine: Engine, wait: Wait, name: str) -> ActorDeadlockError | No
         if way is not None:
             chain = ", which waits for ".join(repr(other._state.name) for other in way)
             return ActorDeadlockError(
-                f"{name!r} would wait for ever: it waits for {chain}, which can't go on before {name!r} has ended - "
-                f"expected no actor to wait for a call of its own - make its methods `async def`, or set "
-                f"max_concurrency",
+                f"{name!r} would wait for ever: it waits for {chain}, which can't go on before {name!r} has "
+                f"ended - expected no actor to wait for a call of its own - make its methods `async def`, or "
+                f"set max_concurrency",
                 actor_name=name,
             )
     return None
@@ -56,7 +56,7 @@ def find_cycle(engine: Engine, wait: Wait, name: str) -> ActorDeadlockError | No
 def _way_back(
     engine: Engine, ref: ObjectRef[Any], goal: WorkerHandle, seen: set[ObjectRef[Any]]
 ) -> list[ObjectRef[Any]] | None:
-    """Return the calls from `ref` on that wait for each other, the last one for the process that waits for it."""
+    """Return the calls from `ref` on that wait for each other, the last one for who waits for `ref`."""
     ways: list[list[ObjectRef[Any]]] = [[ref]]
     while ways and len(seen) < MAX_STEPS:
         way = ways.pop()

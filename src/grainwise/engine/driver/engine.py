@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from ...config import Settings
     from ...objects.ref import ObjectRef
-    from ..current import Exportable, Options
     from ..calls import ActorOptions, MethodOptions
+    from ..current import Exportable, Options
     from ..processes.pool import Pool
     from .actor import Actor
 

@@ -133,7 +133,8 @@ def _submit(
         handle.taught[uid] = submissions.find(uid) or submissions.learn_function(uid, packed, name)
     if is_actor:
         function = handle.taught.get(uid) or submissions.find(uid)
-        _create_actor(engine, handle, identities, function, astuple, *_arguments(engine, handle, wires), names)
+        args, nbytes = _arguments(engine, handle, wires)
+        _create_actor(engine, handle, identities, function, astuple, args, nbytes, names)
         return
     num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching = astuple
     if isinstance(retry_exceptions, bytes):
@@ -403,7 +404,8 @@ def _answer(engine: Engine, wait: Wait) -> None:
 def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
     """Tell the policy whether a worker runs anything: it does while a child runs on top of a blocked task."""
     if handle.actor is not None:
-        engine.actors.lend(handle.actor, bool(handle.stack) or any(w.is_foreign for w in handle.waits.values()))
+        is_waiting = bool(handle.stack) or any(wait.is_foreign for wait in handle.waits.values())
+        engine.actors.lend(handle.actor, is_waiting)
         return
     if handle.number not in engine.dispatcher.by_number:
         return

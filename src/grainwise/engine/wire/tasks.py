@@ -29,7 +29,7 @@ VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas, and how often each had come
 EXIT = 5
 FORGET = 6  # function id
-ACT = 7  # class name, is it async?, how many calls at once, groups: what follows are calls that may run at once
+ACT = 7  # class name, is it async?, how many calls at once, groups: of an actor whose calls may run at once
 CANCEL_CALL = 8  # seq, index: a call of such an actor
 
 # Messages from a worker.
@@ -110,7 +110,7 @@ class TaskSpec:
         sends_children: its tasks leave all children to other workers, since one of them killed its worker.
         has_killed: a task of it has killed a worker: never again on top of another task.
         run: where items without refs come from and their results go, see `driver.runs`; None for calls.
-        actor: whose method it is, see `driver.actors`; None for tasks. The specs of one actor share one queue.
+        actor: whose method it is, see `driver.actors`; None for tasks. Specs of one actor share one queue.
         method: its name; group: the concurrency group that it runs in.
     """
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ActorExit(SystemExit):
-    """Raised by `exit_actor`: ends the actor's process behind the calls before; no `except Exception` stops it."""
+    """Raised by `exit_actor`: ends the actor's process; no `except Exception` stops it."""
 
 
 class Acting:

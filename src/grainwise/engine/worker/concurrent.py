@@ -142,9 +142,7 @@ class Concurrent:
         if is_atom(value):
             return value
         worker = self._worker
-        packed = pack_or_name(
-            value, worker.outpost.results, what=what, name="result", task_name=item.name
-        )
+        packed = pack_or_name(value, worker.outpost.results, what=what, name="result", task_name=item.name)
         item.kept.append(packed)
         return worker.inside.wire(packed)
 
