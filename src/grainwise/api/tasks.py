@@ -307,12 +307,13 @@ def remote(*args: Any, **options: Any) -> Any:
             raise TypeError(f"remote() expected a function or a class, got {type(function).__name__}")
         return _make(function, options)
 
-    if set(options) <= set(_OPTIONS):  # else they are those of a class
-        _check({name: value for name, value in options.items() if name != "name"}, Options())
-    else:
-        from .actors import check_actor_options
+    if not set(options) <= set(_OPTIONS):
+        from .actors import ACTOR_OPTIONS, check_actor_options
 
-        check_actor_options(options)
+        if set(options) <= set(ACTOR_OPTIONS):
+            check_actor_options(options)
+            return decorate
+    _check(options, Options())
     return decorate
 
 
