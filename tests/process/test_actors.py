@@ -17,8 +17,10 @@ import pytest
 import grainwise as ray
 from grainwise.engine import current
 from grainwise.errors import (
+    ActorAlreadyExistsError,
     ActorDiedError,
     ActorError,
+    ActorUnavailableError,
     EngineClosedError,
     GetTimeoutError,
     InfeasibleTaskError,
@@ -70,8 +72,8 @@ class PlainCounter:
     def leave(self) -> None:
         ray.exit_actor()
 
-    def sys_exit(self) -> None:
-        sys.exit(4)
+    def sys_exit(self, status: int) -> None:
+        sys.exit(status)
 
 
 Counter: Any = ray.remote(PlainCounter)
@@ -407,7 +409,7 @@ def test_names() -> None:
     made = Counter.options(name="bob").remote(5)
     assert get(ray.get_actor("bob").incr.remote()) == 6
     assert ray.get_actor("bob") == made
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ActorAlreadyExistsError, match="exists already"):
         Counter.options(name="bob").remote()
     other = Counter.options(name="bob", namespace="elsewhere").remote()
     assert get(ray.get_actor("bob", "elsewhere").incr.remote()) == 1
@@ -522,7 +524,13 @@ def test_exit_actor_and_terminate() -> None:
 
 def test_sys_exit_ends_the_process() -> None:
     counter = Counter.remote()
-    check_dead([counter.sys_exit.remote(), counter.incr.remote()], "exit code 4")
+    check_dead([counter.sys_exit.remote(4), counter.incr.remote()], "exit code 4")
+    counter = Counter.options(max_restarts=1).remote()
+    with pytest.raises(ActorUnavailableError):
+        get(counter.sys_exit.remote(4))
+    assert get(counter.incr.remote()) == 1
+    counter = Counter.options(max_restarts=1).remote()
+    check_dead([counter.sys_exit.remote(0), counter.incr.remote()], "sys.exit")  # meant to end
 
 
 def test_ready_and_call() -> None:
@@ -701,6 +709,12 @@ def test_cancelling_a_running_call_cancels_what_it_waits_for(tmp_path: Path) -> 
     os.mkfifo(fifo)
 
     class Waiter:
+        def __init__(self) -> None:
+            self.seen = ""
+
+        def last(self) -> str:
+            return self.seen
+
         def ask(self) -> str:
             @ray.remote
             def late() -> str:
@@ -710,10 +724,15 @@ def test_cancelling_a_running_call_cancels_what_it_waits_for(tmp_path: Path) -> 
             try:
                 return ray.get(late.remote())
             except TaskCancelledError:
-                return "cancelled below"
+                self.seen = "cancelled below"
+                return "to nobody"
 
     waiter: Any = ray.remote(Waiter).remote()
     ref = waiter.ask.remote()
     assert Path(fifo).read_text() == "begun"
     ray.cancel(ref)
-    assert get(ref) == "cancelled below"
+    with pytest.raises(TaskCancelledError):
+        get(ref)
+    assert get(waiter.last.remote()) == "cancelled below"  # it was not interrupted itself
+    with pytest.raises(ValueError, match="kill"):
+        ray.cancel(waiter.last.remote(), force=True)

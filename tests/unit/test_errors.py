@@ -56,6 +56,7 @@ OWN = [
     errors.ActorError(actor_name="A", actor_id="0f", pid=7, detail="why"),
     errors.ActorDiedError("died", actor_name="A"),
     errors.ActorUnavailableError("wait", actor_name="A", pid=7),
+    errors.ActorAlreadyExistsError("taken"),
     errors.ActorDeadlockError("cycle", actor_name="A"),
     errors.InfeasibleTaskError("9 CPUs"),
     errors.InternalError("our bug"),

@@ -68,7 +68,7 @@ class ActorClass(Typed["C_co"]):
         Raises:
             SerializationError: the class or an argument can't be pickled.
             InfeasibleTaskError: more CPUs are asked for than the engine has.
-            ValueError: an actor of this name exists already.
+            ActorAlreadyExistsError: an actor of this name exists already.
         """
         options = _actor_options(self._exportable.function, self._exportable.name, self._options)
         ref, description = engine().create_actor(self._exportable, args, kwargs, options)

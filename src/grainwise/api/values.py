@@ -108,8 +108,8 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     """Cancel a task; `get` of its ref then raises `TaskCancelledError`.
 
     A task that has not begun never runs. A running one is interrupted by a `KeyboardInterrupt` at its next
-    bytecode (not inside native code). A finished one is left alone. So is an actor's running call, because
-    its object must stay whole, unless it is `async def`: then its coroutine is cancelled.
+    bytecode (not inside native code). A finished one is left alone. A running call of an actor is not
+    interrupted, because its object must stay whole; if it is `async def`, its coroutine is cancelled.
 
     Args:
         ref: the ref of the task.

@@ -8,6 +8,7 @@
     │   ├── ActorDiedError        it is gone for good
     │   ├── ActorUnavailableError it died under this call and is being restarted
     │   └── ActorDeadlockError    it would wait for itself
+    ├── ActorAlreadyExistsError   · ValueError     the name that an actor asks for is taken
     ├── TaskCancelledError        the task was cancelled
     ├── TaskTimeoutError          · TimeoutError   the task was stopped: it ran longer than it may
     ├── GetTimeoutError           · TimeoutError   `get` ran out of time
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .tracebacks import trim_traceback as trim_traceback
 
 __all__ = [
+    "ActorAlreadyExistsError",
     "ActorDeadlockError",
     "ActorDiedError",
     "ActorError",
@@ -266,6 +268,10 @@ class ActorUnavailableError(ActorError):
 
 class ActorDeadlockError(ActorError):
     """An actor would wait for a call of its own, directly or by way of others, and so for ever."""
+
+
+class ActorAlreadyExistsError(GrainwiseError, ValueError):
+    """An actor of this name exists already, and `get_if_exists` was not asked for."""
 
 
 class TaskCancelledError(GrainwiseError):

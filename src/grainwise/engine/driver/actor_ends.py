@@ -254,11 +254,13 @@ class ActorEnds:
     # -- cancelling ------------------------------------------------------------------------------------
 
     def cancel(self, ref: ObjectRef[Any], *, recursive: bool) -> None:
-        """Cancel a call: one that has not begun never runs; what a running one has submitted is cancelled."""
-        spec = ref._state
-        actor = spec.actor
-        call = ref._value
-        error = TaskCancelledError(task_name=spec.name)
+        """Cancel a call: one that has not begun never runs, of a running one nobody hears any more.
+
+        A call on a thread is not interrupted, because the object must stay whole; what it has submitted is
+        cancelled. On an event loop its coroutine is, and its result says so.
+        """
+        actor, call = ref._state.actor, ref._value
+        error = TaskCancelledError(task_name=ref._state.name)
         handle = actor.handle
         batches = [] if handle is None else list(handle.batches.values())
         for number, batch in enumerate(batches):
@@ -268,14 +270,13 @@ class ActorEnds:
             assert handle is not None
             if actor.is_concurrent:
                 self.engine.dispatcher.post(handle, (CANCEL_CALL, batch.seq, index))
-                return  # its result will say
-            if self._take_back(handle, batches[number + 1 :], batch, index):
-                break
-            if recursive:
+                if actor.options.is_async:
+                    return
+            elif not self._take_back(handle, batches[number + 1 :], batch, index) and recursive:
                 batch.cancelled.add(index)
                 for child in list((batch.children or {}).get(index, ())):
                     crash.cancel(self.engine, child, force=False, recursive=True)
-            return  # it runs, or has run: a call is not interrupted, its object must stay whole
+            break
         self.engine.results.fail(ref, error)
         if call.__class__ is Call:
             self.settled(actor, ref, call)

@@ -28,6 +28,7 @@ import weakref
 from collections import deque
 
 from ...errors import (
+    ActorAlreadyExistsError,
     ActorDiedError,
     EngineClosedError,
     InfeasibleTaskError,
@@ -92,7 +93,7 @@ class Actors(ActorSending):
         Raises:
             SerializationError: the class or an argument can't be pickled.
             InfeasibleTaskError: more CPUs are asked for than the engine has.
-            ValueError: the name is taken.
+            ActorAlreadyExistsError: the name is taken.
         """
         engine = self.engine
         engine.check_open()
@@ -117,7 +118,7 @@ class Actors(ActorSending):
 
         Raises:
             InfeasibleTaskError: more CPUs are asked for than the engine has.
-            ValueError: the name is taken.
+            ActorAlreadyExistsError: the name is taken.
         """
         have = self.engine.settings.num_cpus
         if options.num_cpus > have:
@@ -127,7 +128,7 @@ class Actors(ActorSending):
             )
         key = (options.namespace, options.name)
         if options.name and self._find(options.name, options.namespace) is not None:
-            raise ValueError(
+            raise ActorAlreadyExistsError(
                 f"an actor named {options.name!r} exists already in namespace {options.namespace!r} - "
                 f"expected a free name - use get_if_exists=True to take the one that exists"
             )

@@ -82,7 +82,7 @@ class Acting:
             status, why = 0, "it called exit_actor()"
         else:
             status = code if isinstance(code, int) else int(code is not None)
-            why = ""
+            why = "" if status else "it called sys.exit()"
         worker = self._worker
         worker.shielded += 1
         if why:
