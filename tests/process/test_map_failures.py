@@ -18,6 +18,7 @@ import pytest
 
 import grainwise
 from grainwise.engine.current import current
+from grainwise.engine.driver.runs import Run
 from grainwise.errors import EngineClosedError, TaskError, TaskTimeoutError, WorkerCrashedError
 
 from .full_pool import LIMIT_S, RunLog, assert_pool_is_full
@@ -435,6 +436,45 @@ def test_the_time_of_a_setup_does_not_count(tmp_path: Path) -> None:
     assert list(results) == [0, 1, 2, 3, 4]
 
 
+class _SlowToUnpickle:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        time.sleep(self.seconds)
+
+    def __call__(self, x: int) -> int:
+        return x
+
+
+_SlowToUnpickle.__module__ = "__main__"  # by value: workers need not import this
+
+
+def test_the_time_of_loading_the_function_does_not_count() -> None:
+    assert list(grainwise.map(_SlowToUnpickle(1.0), range(5), timeout=0.2)) == [0, 1, 2, 3, 4]
+
+
+def test_the_time_of_unpickling_many_items_at_once_does_not_count() -> None:
+    items = [_SlowToUnpickle(0.05) for _ in range(40)]
+    assert list(grainwise.map(lambda item: item.seconds, items, timeout=0.2)) == [0.05] * 40
+
+
+def test_what_hangs_in_c_is_killed_though_the_map_is_over(tmp_path: Path) -> None:
+    def task(i: int) -> None:
+        if i == 1:
+            time.sleep(0.25)  # so that item 2 is not late yet when item 0 ends the map
+        else:
+            hang()
+
+    hang = hang_in_c
+    hang.__module__ = "__main__"
+    with pytest.raises(TaskTimeoutError):
+        list(grainwise.map(task, range(3), timeout=0.3))
+    assert_nothing_is_under_way()
+    assert_pool_is_full(tmp_path)
+
+
 def test_tiny_items_under_a_time_limit() -> None:
     assert list(grainwise.map(double, range(20_000), timeout=LIMIT_S)) == list(range(0, 40_000, 2))
     assert list(grainwise.map(double, range(100), timeout=float("inf"))) == list(range(0, 200, 2))
@@ -606,6 +646,46 @@ def test_loops_that_the_collector_ends_in_the_midst_of_others() -> None:
             assert results == [[[i]] for i in range(500)]
     finally:
         gc.set_threshold(*threshold)
+
+
+def test_a_map_dropped_by_a_thread_that_holds_what_the_engine_waits_for() -> None:
+    """A collection of garbage may come while the thread is in the store, and another in the engine."""
+    engine: Any = current()
+    results = grainwise.map(double, itertools.count())
+    next(results)
+    is_inside, is_in_store = threading.Event(), threading.Event()
+
+    def wait_for_the_store() -> None:
+        with engine.turn:
+            is_inside.set()
+            is_in_store.wait(LIMIT_S)
+            with engine.store._lock:
+                pass
+
+    thread = threading.Thread(target=wait_for_the_store)
+    thread.start()
+    is_inside.wait(LIMIT_S)
+    with engine.store._lock:
+        is_in_store.set()
+        results.close()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+
+
+def test_a_map_that_has_ended_needs_no_collector_of_garbage() -> None:
+    """What its function holds is let go of at once."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert len(list(grainwise.map(double, range(1000)))) == 1000
+        with grainwise.map(double, itertools.count()) as results:
+            next(results)
+        assert_nothing_is_under_way()
+        del results
+        assert not [each for each in gc.get_objects() if type(each) is Run]
+    finally:
+        gc.enable()
 
 
 def test_results_that_nobody_asks_for_cost_nothing() -> None:

@@ -35,6 +35,29 @@ def doubles(n: int) -> list[int]:
 # --- in tasks -----------------------------------------------------------------------------------------------
 
 
+def test_a_child_on_top_of_a_tiny_item_is_published_as_any_task() -> None:
+    """Else an interruption that comes late for it would hit the one behind it."""
+    grainwise.shutdown()
+    grainwise.init(num_cpus=1)  # the worker that waits runs them
+
+    def look() -> tuple[int, int]:
+        from grainwise.engine.current import current
+        from grainwise.engine.wire import control
+
+        words = current().worker.words  # type: ignore[union-attr]
+        return words[control.SEQ], words[control.LOOSE]
+
+    @grainwise.remote
+    def child(_: list[int]) -> tuple[int, int]:
+        return look()
+
+    def task(i: int) -> Any:
+        return i if i != 2900 else (look(), grainwise.get([child.remote([j]) for j in range(3)]))
+
+    (seq, _), children = list(grainwise.map(task, range(3000)))[2900]
+    assert not any(is_loose for own_seq, is_loose in children if own_seq != seq)
+
+
 def test_a_map_in_a_task_is_like_one_outside() -> None:
     @grainwise.remote
     def inside() -> list[Any]:

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 import grainwise
+from grainwise.api import plan
+from grainwise.engine.current import current
+from grainwise.engine.driver.submissions import MAX_SET_UP
 
 from .full_pool import LIMIT_S, RunLog, assert_pool_is_full
 from .mapped_functions import double
@@ -84,6 +87,15 @@ def test_a_setup_that_fails_fails_its_items_and_may_be_tried_again(tmp_path: Pat
     Path(log.path).write_text("")
     results = list(grainwise.map(lambda model, i: model, range(10), setup=prepare, max_workers=1, retries=1))
     assert results == ["model"] * 10
+
+
+def test_workers_forget_what_maps_of_long_ago_have_set_up() -> None:
+    for factor in range(12):
+        results = grainwise.map(lambda _, x, factor=factor: x * factor, range(5), setup=lambda: bytearray(MB))
+        assert list(results) == [x * factor for x in range(5)]
+    assert list(grainwise.map(double, range(5)))[-1] == 8
+    engine: Any = current()
+    assert all(len(handle.functions) <= MAX_SET_UP + 1 for handle in engine.pool.workers.values())
 
 
 # --- random streams -----------------------------------------------------------------------------------------
@@ -314,6 +326,21 @@ def test_items_in_middle_size_are_bounded_by_their_bytes() -> None:
     with grainwise.map(len, source) as results:
         assert {next(results) for _ in range(2000)} == {5000}
         assert source.num_read <= 2000 + 4000
+
+
+def test_results_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MAX_RESULT_BYTES", 8 * MB)
+    source = Counted()
+
+    def task(i: int) -> tuple[int, bytes]:
+        if i == 500:  # what is behind it waits for it
+            time.sleep(0.5)
+        return i, bytes(10_000)
+
+    with grainwise.map(task, source) as results:
+        for i in range(501):
+            assert next(results)[0] == i
+        assert 501 < source.num_read <= 501 + 2000
 
 
 def test_results_that_nobody_takes_hold_up_the_reading() -> None:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         """What the items read so far hold in this process, as far as that is known; atoms count nothing."""
         stored_bytes: int
         """The same in the object store."""
+        batch_items: int
+        """So many go to a worker in a batch, which unpickles all that was pickled with them."""
 
         def read(self, count: int) -> tuple[Any, int, int]:
             """Return up to `count` items, how many that is, and their flags; none only at the end.
@@ -167,6 +169,7 @@ class _Counted:
     is_lazy = False
     inline_bytes = 0
     stored_bytes = 0
+    batch_items = 1
     total: int | None
 
     def __init__(self, sink: Any, name: str) -> None:
@@ -218,6 +221,8 @@ class _Sliced(_Counted):
         if self._whole is not None:
             self._at = stop
             return Slice(self._whole, self._form, start, stop), stop - start, RAW
+        if self._form != ITEMS:
+            stop = min(stop, start + self.batch_items)
         if self._bytes_per_item:
             stop = min(stop, start + max(1, int(PIECE_BYTES / self._bytes_per_item)))
         while True:
@@ -256,7 +261,13 @@ class _Listed(_Counted):
 
     def read(self, count: int) -> tuple[Any, int, int]:
         start = self._at
-        items = list(self._source[start : start + count])
+        most = 1  # who knows how large they are
+        if self._bytes_per_item:
+            most = max(1, min(self.batch_items, int(PIECE_BYTES / self._bytes_per_item)))
+            count = min(count, most)
+        items: Any = self._source[start : start + count]
+        if items.__class__ is not list:
+            items = list(items)
         if not items:
             return (), 0, 0
         parts = items
@@ -269,8 +280,7 @@ class _Listed(_Counted):
         if is_immutable:
             self._at = start + len(items)
             return items, len(items), self._flags if self._is_starred else 0
-        most = max(1, int(PIECE_BYTES / self._bytes_per_item)) if self._bytes_per_item else 1
-        if len(items) > most:  # at first: who knows how large they are
+        if len(items) > most:
             del items[most:]
             parts = [arg for row in items for arg in row] if self._is_starred else items
         if ObjectRef in set(map(type, parts)) or _has_twice(parts):

@@ -146,16 +146,19 @@ def map(
             a worker dies, items that it had not reported run again in any case, and of items below 4 µs the
             one that killed it, too: only the second death tells which it is.
         timeout: seconds that one item may run; then it is interrupted, or its worker killed if that does not
-            help, and it fails with `TaskTimeoutError`. None: as long as it takes. Not inside tasks.
+            help, and it fails with `TaskTimeoutError`. Loading the function and `setup` do not count. None:
+            as long as it takes. Not inside tasks.
         progress: None shows a bar in terminals and notebooks after a second, True at once, False never; a
             function is called with (items done, total or None) about ten times a second.
         setup: called once in each worker that takes part; what it returns is the function's first argument,
-            before the item: load a model there. Kept for later maps of the same function and setup.
+            before the item: load a model there. Kept for later maps of the same function and setup; of the
+            last four such pairs, and only while nothing large is captured or shared.
         seed: gives item i the same random numbers whatever the number of workers: as `rng=`, a
             `numpy.random.Generator`, if the function has a parameter of this name; else by seeding `random`
             and `numpy.random`.
         max_workers: so many items run at once; by default as many as there are CPUs.
-        **shared: keyword arguments for every call, stored once.
+        **shared: keyword arguments for every call, stored once. The calls in one worker see the same objects:
+            the function should leave them as they are.
 
     Raises:
         TypeError: the function can't be called, an input can't be iterated over, or an option is of the

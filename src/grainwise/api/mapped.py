@@ -19,6 +19,9 @@ class Mapped:
     A worker keeps the functions that it was sent, so what `setup` made serves later maps of the same
     function, setup and shared arguments as well.
 
+    Attributes:
+        is_set_up: workers hold what `setup` made for as long as they know this function.
+
     Args:
         function: the user's.
         shared: keyword arguments that are the same for all items.
@@ -43,6 +46,7 @@ class Mapped:
         self._takes_rng = takes_rng
         self._state = _UNSET
         self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.is_set_up = setup is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._function, self._shared, self._setup, self._seed, self._takes_rng)

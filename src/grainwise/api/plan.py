@@ -40,6 +40,8 @@ MAX_INLINE_BYTES = 8 << 20
 """Bytes of small items that may be."""
 MAX_STORED_BYTES = 256 << 20
 """Bytes of large items that may be."""
+MAX_RESULT_BYTES = 512 << 20
+"""Bytes of results that may wait for who takes them."""
 SLOW_READ_S = 1e-3
 """An input that takes longer for one item is read only when there is nothing to hand on."""
 MAX_PIECE = 8192
@@ -163,7 +165,7 @@ class Plan:
                 if looked is not None:
                     looked.set()
                 if chunk is None:
-                    await loop.run_in_executor(None, self._run.wait, self._next, SLICE_S)
+                    await loop.run_in_executor(None, self._run.wait, self._wanted(), SLICE_S)
                     continue
                 first, values, _ = chunk
                 opened = self._failed, Packed
@@ -178,6 +180,7 @@ class Plan:
 
     def _begin(self, *, is_async: bool) -> None:
         from ..engine.driver.runs import Failed
+        from ..engine.wire.failures import read_value
         from ..watch.progress import Progress
 
         if self._is_fed and not is_async:
@@ -187,6 +190,7 @@ class Plan:
         if self._progress is not None:
             raise RuntimeError("the results of a map can be iterated over once - call map() again")
         self._failed: Any = Failed
+        self._read_value = read_value
         self._progress = Progress(self.progress_wish, self.total, self.name)
 
     def _end(self, *, is_complete: bool) -> None:
@@ -225,8 +229,12 @@ class Plan:
                 return None
             if timeout_s is not None:
                 return None
-            run.wait(self._next if self._is_ordered else -1, self._patience(run))
+            run.wait(self._wanted(), self._patience(run))
         return None
+
+    def _wanted(self) -> int:
+        """Return the number of the item whose result is waited for, -1 for any."""
+        return self._next if self._is_ordered else -1
 
     def _is_done(self) -> bool:
         run = self._run
@@ -264,10 +272,8 @@ class Plan:
         if value.__class__ is not Packed:
             error = name_item(value.error, index, show_item(value))
         else:
-            from ..engine.wire.failures import read_value
-
             try:
-                return read_value(value)
+                return self._read_value(value)
             except SerializationError as unreadable:
                 error = name_item(unreadable, index, "its result can't be read")
         if self._is_safe:
@@ -284,6 +290,8 @@ class Plan:
             if count <= 0:
                 return
             source = self._input
+            mean_s = run.mean_s()
+            source.batch_items = 1 if mean_s is None else max(1, int(self._quantum_s / max(mean_s, 1e-8)))
             begin = perf_counter()
             try:
                 items, num, flags = source.read(min(count, self._piece) if source.is_lazy else count)
@@ -374,6 +382,8 @@ class Plan:
                 min(MAX_INLINE_BYTES / max(inline_bytes, 1.0), MAX_STORED_BYTES / max(stored_bytes, 1.0)),
             )
             ahead, window = min(ahead, bound), min(window, bound)
+        if run.result_bytes:
+            window = min(window, max(4 * workers, MAX_RESULT_BYTES * run.num_out / run.result_bytes))
         under_way = num_read - run.num_out
         room = min(ahead - under_way, window - (num_read - self.num_taken))
         if room < ahead / 8 and under_way > ahead / 2:

@@ -52,15 +52,14 @@ class Deadlines:
                     continue
                 if batch.run.is_over:
                     self._end(handle, batch, at)
-                elif batch.timeout_s is not None:
+                if batch.timeout_s is not None:  # nobody else would kill what hangs
                     self._check(handle, batch, at, batch.timeout_s, now)
         self.runs -= {run for run in self.runs if run.is_over and run not in alive}
 
     def _end(self, handle: WorkerHandle, batch: SentBatch, at: int) -> None:
         """Interrupt an item that nobody wants, once, and what it has submitted."""
-        if at == batch.watched_item:
+        if at in batch.cancelled:
             return
-        batch.watched_item = at
         batch.cancelled.add(at)
         for child in list((batch.children or {}).get(at, ())):
             crash.cancel(self._engine, child, force=False, recursive=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 
 from ...errors import SerializationError, TaskTimeoutError
-from ...objects.codec import ERROR_WIRE
+from ...objects.codec import ERROR_WIRE, TEXTS
 from ..wire import control
 from ..wire.failures import read_error
 from ..wire.slices import Slice
@@ -40,6 +40,10 @@ else:
 
 _SIGINT = int(_signal.SIGINT)
 _SIGURG = int(_signal.SIGURG)
+MAX_PIECE = 8192
+"""Items of a list that stand together."""
+GIVE_UP_S = 0.5
+"""Nobody has the turn for so long, unless he waits for what the thread holds that a finalizer runs in."""
 
 
 class Failed:
@@ -73,8 +77,12 @@ class Pieces:
 
     def put(self, first: int, items: Any, flags: int) -> None:
         """Add items at the end."""
-        self._pieces.append((first, items, flags, False))
         self._count += len(items)
+        if items.__class__ is list and len(items) > MAX_PIECE:  # what a batch leaves of a piece is copied
+            for at in range(0, len(items), MAX_PIECE):
+                self._pieces.append((first + at, items[at : at + MAX_PIECE], flags, False))
+        else:
+            self._pieces.append((first, items, flags, False))
 
     def put_first(self, first: int, items: Any, flags: int, *, is_alone: bool = False) -> None:
         """Add items that came back; `is_alone` keeps them apart from others."""
@@ -130,6 +138,7 @@ class Run:
             unpickled, to be put again by itself; the consumer does that: it runs the user's code.
         error: what ended the run as a whole, such as the end of the engine.
         num_out: results that have come back.
+        result_bytes: their size; of texts and bytes an estimate, numbers count nothing.
         is_over: nobody wants any more of it.
     """
 
@@ -147,6 +156,7 @@ class Run:
         self.unreadable: deque[tuple[int, Callable[[int], Any], int]] = deque()
         self.error: BaseException | None = None
         self.num_out = 0
+        self.result_bytes = 0
         self.is_over = False
         self._attempts: dict[int, int] = {}
 
@@ -203,30 +213,45 @@ class Run:
     def cancel(self) -> None:
         """Want no more of it: drop what is not sent, take back what has not begun, interrupt what runs."""
         engine = self._engine
-        if engine.turn.is_mine():  # a finalizer that interrupted the engine itself: soon, then
-            if not self.is_over:
-                engine.callbacks.append(self.cancel)
+        if self.is_over:
             return
-        if self.is_over or engine.is_closed:
-            self.is_over = True
+        if engine.is_closed:
+            self._let_go()
             return
         engine.turn.shield()
-        with engine.turn:
-            self.is_over = True
-            self.pieces.clear()
-            self.out.clear()
-            engine.dispatcher.active[self.spec] = None  # for the policy to hear of it
-            for handle in list(engine.pool.workers.values()):
-                for batch in list(handle.batches.values()):
-                    if batch.run is self:
-                        self._take_back(handle, batch)
-            engine.deadlines.runs.add(self)  # whatever begins all the same is interrupted there
-            engine.deadlines.look()
+        # As a finalizer this may interrupt whatever its thread is at: the engine, or the store.
+        if engine.turn.is_mine() or not engine.turn.try_enter(GIVE_UP_S):
+            engine.callbacks.append(self.cancel)  # soon, then
+            engine.backstop.ring()
+            return
+        try:
+            if not self.is_over:
+                self._end()
+        finally:
+            engine.turn.__exit__()
         engine.kick()
+
+    def _end(self) -> None:
+        engine = self._engine
+        self._let_go()
+        engine.dispatcher.active[self.spec] = None  # for the policy to hear of it
+        for handle in list(engine.pool.workers.values()):
+            for batch in list(handle.batches.values()):
+                if batch.run is self:
+                    self._take_back(handle, batch)
+        engine.deadlines.runs.add(self)  # whatever begins all the same is interrupted there
+        engine.deadlines.look()
+
+    def _let_go(self) -> None:
+        """Drop what has not been sent or taken, and the cycle with the spec: functions may hold much."""
+        self.is_over = True
+        self.pieces.clear()
+        self.out = deque()  # another thread may be popping the old one
+        self.spec.open = deque()
+        self.spec.run = None
 
     def _take_back(self, handle: WorkerHandle, batch: SentBatch) -> None:
         dispatcher = self._engine.dispatcher
-        batch.watched_item = -1
         if not batch.is_blocked:
             start = dispatcher.claim_back(handle, batch, batch.base)
             if start is not None and start < batch.stop:
@@ -252,7 +277,8 @@ class Run:
                 if value.__class__ is not tuple:
                     continue
                 if value[0] != ERROR_WIRE:
-                    values[at] = self._engine.borders.adopt(value, handle)
+                    values[at] = packed = self._engine.borders.adopt(value, handle)
+                    self.result_bytes += packed.nbytes() if packed.pieces else len(packed.stream or b"")
                     continue
                 failed = self._failed(batch, start + at, value)
                 if failed is not None:
@@ -273,6 +299,10 @@ class Run:
 
     def _emit(self, first: int, values: list[Any], *, is_plain: bool) -> None:
         if values:
+            if len(values) == 1:  # as that of an item which was tried again
+                self._attempts.pop(first, None)
+            if values[0].__class__ in TEXTS:
+                self.result_bytes += len(values) * len(values[0])
             self.out.append((first, values, is_plain))
             self.num_out += len(values)
 
@@ -308,7 +338,10 @@ class Run:
     def put_back(self, batch: SentBatch, start: int, stop: int, flags: int = 0) -> None:
         """Queue items of a batch that were not run, or not reported, ahead of all others."""
         if start < stop and not self.is_over:
-            self.pieces.put_first(batch.first + start, batch.refs[start:stop], batch.item_flags | flags)
+            first = batch.first + start
+            self.pieces.put_first(
+                first, batch.refs[start:stop], batch.item_flags | flags, is_alone=first in self._attempts
+            )
             self._engine.dispatcher.active[self.spec] = None
 
     def died(self, batch: SentBatch, at: int, error: BaseException) -> None:

@@ -32,6 +32,8 @@ SIZED_BYTES = 64 << 10
 MAX_VARIANTS = 256
 MAX_MAPPED = 64
 """Functions whose cost is remembered from one map to the next."""
+MAX_SET_UP = 4
+"""The same of those for which workers hold something that may be large, such as a model."""
 HOME_BYTES = 8 << 20
 """An input of so many bytes costs another worker more in page faults than a batch is worth."""
 _new_ref = ObjectRef.__new__
@@ -52,6 +54,7 @@ class Submissions:
         self._by_content: weakref.WeakValueDictionary[bytes, Function] = weakref.WeakValueDictionary()
         self._specs: weakref.WeakValueDictionary[tuple[Any, ...], TaskSpec] = weakref.WeakValueDictionary()
         self._mapped: deque[TaskSpec] = deque(maxlen=MAX_MAPPED)
+        self._set_up: deque[TaskSpec] = deque(maxlen=MAX_SET_UP)
         self.may_have_changed = False
         """The program may have defined anew what functions call: look when the next one is bound."""
 
@@ -143,8 +146,9 @@ class Submissions:
         if learnt is None:
             learnt = self._by_content[identity] = Function(identity, packed, function.name, code)
         spec = self.known_spec(learnt, options)
-        if not packed.blobs and spec not in self._mapped:
-            self._mapped.append(spec)  # the next map of it begins with what this one has measured
+        kept = self._set_up if getattr(function.function, "is_set_up", False) else self._mapped
+        if not packed.blobs and spec not in kept:
+            kept.append(spec)  # the next map of it begins with what this one has measured
         return spec
 
     def known_spec(self, function: Function, options: Options) -> TaskSpec:

@@ -82,6 +82,23 @@ class Turn:
         self._lock.acquire()
         self._owner = me
 
+    def try_enter(self, timeout_s: float) -> bool:
+        """Enter, unless that takes too long; for finalizers, which are not inside, and leave by `__exit__`.
+
+        They may have interrupted somebody who holds a lock that the one inside waits for.
+        """
+        me = _thread.get_ident()
+        if me == self._main_ident:
+            self.is_main_inside = True
+        if self._lock.acquire(timeout=timeout_s):
+            self._owner = me
+            return True
+        if me == self._main_ident:
+            self.is_main_inside = False
+            if self.late_signals:
+                self._run_late()
+        return False
+
     def __exit__(self, *_: object) -> None:
         me = self._owner
         self._owner = 0

@@ -123,7 +123,7 @@ class Template:
 
         from ...errors import dual, tracebacks  # noqa: F401
         from ...grain import costs, sizes  # noqa: F401
-        from ...objects import culprit, outpost  # noqa: F401
+        from ...objects import culprit, outpost, usage  # noqa: F401
         from ..printed import streams  # noqa: F401
         from ..wire import failures  # noqa: F401
         from ..worker import inside, loop  # noqa: F401
@@ -160,6 +160,10 @@ class Template:
                 __import__(name)
             except Exception:
                 continue  # the task that needs it will say so
+        try:
+            from ...objects import by_value  # noqa: F401  # needs cloudpickle, which the new path leads to
+        except ImportError:
+            pass  # as above
         if settings["log_to_driver"]:
             import binascii  # noqa: F401
 

@@ -91,8 +91,7 @@ class Function:
         self.code = code
 
     def __del__(self) -> None:
-        if self.packed.blobs:
-            dead_functions.append(self.id)
+        dead_functions.append(self.id)
 
 
 class TaskSpec:

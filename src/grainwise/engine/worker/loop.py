@@ -121,7 +121,9 @@ class Worker(Reporting):
         """Unpickle a function. To the driver that is part of its first item in batch `seq`, its suspect."""
         words = self.words
         outer = words[control.SEQ], words[control.STARTED], words[control.IN_CHILD]
-        words[control.IN_CHILD] = 0
+        outer_aside, outer_loose = words[control.ASIDE], words[control.LOOSE]
+        words[control.IN_CHILD] = words[control.LOOSE] = 0
+        words[control.ASIDE] = 1  # imports are no part of the item's time
         words[control.claim_word(seq)] = index + 1  # not to be taken back: a death must find its suspect
         words[control.STARTED] = index
         words[control.SEQ] = seq
@@ -133,6 +135,7 @@ class Worker(Reporting):
         words[control.IN_CHILD] = outer[2]
         words[control.STARTED] = outer[1]
         words[control.SEQ] = outer[0]
+        words[control.ASIDE], words[control.LOOSE] = outer_aside, outer_loose
         # The driver's again: who reads here may be a second thread of a task whose first one never comes.
         words[control.claim_word(seq)] = 0
         self.unshield()
@@ -148,7 +151,8 @@ class Worker(Reporting):
         batch.first = first
         words = self.words
         outer_words = words[control.SEQ], words[control.STARTED], words[control.IN_CHILD]
-        words[control.IN_CHILD] = 0
+        outer_aside, outer_loose = words[control.ASIDE], words[control.LOOSE]
+        words[control.IN_CHILD] = words[control.ASIDE] = words[control.LOOSE] = 0
         words[control.STARTED] = 0
         words[control.SEQ] = seq
         if values.__class__ is tuple:
@@ -172,6 +176,7 @@ class Worker(Reporting):
         words[control.IN_CHILD] = outer_words[2]
         words[control.STARTED] = outer_words[1]
         words[control.SEQ] = outer_words[0]
+        words[control.ASIDE], words[control.LOOSE] = outer_aside, outer_loose
         if outer[0] is not None:
             self.tags.begin(self.task_name, is_exact=True)
 
@@ -303,11 +308,11 @@ class Worker(Reporting):
         """
         words, results = self.words, batch.results
         first = len(results)
-        batch.raw_from = first
-        words[control.STARTED] = first
-        words[control.LOOSE] = 1
         failure: BaseException | None = None
         try:
+            batch.raw_from = first
+            words[control.STARTED] = first
+            words[control.LOOSE] = 1
             results.extend(starmap(function, claimed) if batch.flags & STARRED else map(function, claimed))
             if len(results) - first < len(claimed):  # it ended the loop in C, and is lost
                 failure = StopIteration()
@@ -334,8 +339,9 @@ class Worker(Reporting):
             self.words[control.STARTED] = at
             try:
                 results[at] = self.inside.pack_result(value)
-                if batch.kept:
-                    batch.kept[-1] = (min(at, batch.kept[-1][0]), batch.kept[-1][1])
+                with self.send_lock:  # the reporter pops
+                    if batch.kept:
+                        batch.kept[-1] = (min(at, batch.kept[-1][0]), batch.kept[-1][1])
             except BaseException as error:  # that is its result, then
                 results[at] = self._error_wire(error)
 
@@ -345,13 +351,19 @@ class Worker(Reporting):
         batch.stop = stop - start
         self.task_name = part[-1]
         self.words[control.claim_word(batch.seq)] = 1  # not to be taken back: a death must find its suspect
+        self.words[control.ASIDE] = 1  # thousands of items, and imports, are no part of the first one's time
         self.shield()
+        begin = perf_counter()
         try:
-            batch.values = items_of(self.inside.load_source(wire), form, start, stop)
+            source = self.inside.load_source(wire)
+            batch.values = items_of(source, form, start, stop)
+            # Part of what they cost: slow ones must not stand in thousands in a source that each batch loads.
+            batch.spent_s += (perf_counter() - begin) * batch.stop / max(1, batch.stop, len(source))
         except BaseException as error:
             batch.failure = error
             batch.values = [None] * batch.stop
         finally:
+            self.words[control.ASIDE] = 0
             self.unshield()
 
     def _claim(self, batch: Batch, i: int, size: int) -> int:
