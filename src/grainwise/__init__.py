@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from .adapters.dask_scheduler import dask_get as dask_get
     from .adapters.futures.executor import Executor as Executor
     from .adapters.joblib_hook import register_joblib as register_joblib
+    from .api.actors import ActorClass as ActorClass
+    from .api.actors import ActorHandle as ActorHandle
+    from .api.actors import ActorMethod as ActorMethod
+    from .api.actors import exit_actor as exit_actor
+    from .api.actors import get_actor as get_actor
+    from .api.actors import kill as kill
+    from .api.actors import method as method
     from .api.map import MapResults as MapResults
     from .api.map import map as map
     from .api.map import starmap as starmap
@@ -39,6 +46,13 @@ if TYPE_CHECKING:
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
+    "ActorClass": "api.actors",
+    "ActorHandle": "api.actors",
+    "ActorMethod": "api.actors",
+    "exit_actor": "api.actors",
+    "get_actor": "api.actors",
+    "kill": "api.actors",
+    "method": "api.actors",
     "report": "api.reports",
     "timeline": "api.reports",
     "Executor": "adapters.futures.executor",
@@ -60,6 +74,9 @@ _WHERE = {
 }
 
 __all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "ActorMethod",
     "Executor",
     "MapResults",
     "ObjectRef",
@@ -67,10 +84,14 @@ __all__ = [
     "cancel",
     "dask_get",
     "errors",
+    "exit_actor",
     "get",
+    "get_actor",
     "init",
     "is_initialized",
+    "kill",
     "map",
+    "method",
     "put",
     "register_joblib",
     "remote",

@@ -50,7 +50,7 @@ PLACES = {
     "asking the policy": "dispatcher.policy.dispatch",
     "reading from a worker": "results.read",
     "handling a message": "results._on_message",
-    "ending a batch": "results._end_batch",
+    "ending a batch": "results.end_batch",
     "starting a worker": "pool.start_worker",
 }
 

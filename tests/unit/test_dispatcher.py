@@ -35,6 +35,7 @@ class FakeHandle:
         self.uid = self.number = number
         self.words = memoryview(bytearray(8 * control.SLOT_WORDS)).cast("Q")
         self.is_up = True
+        self.actor = None
         self.next_seq = 1
         self.batches: dict[int, Any] = {}
         self.functions: set[bytes] = set()
@@ -74,6 +75,7 @@ class FakeEngine:
         self.store = types.SimpleNamespace(dropped=deque(), collect=lambda: None)
         self.counters = types.SimpleNamespace(batches=0, tasks=0, taken_back=0)
         self.record = Record(num_cpus)
+        self.actors = types.SimpleNamespace(has_work=lambda: False)
         self.borders = types.SimpleNamespace(lender=lambda handle: lambda packed: ("lent", packed.stream))
         self.results = types.SimpleNamespace(
             fail=lambda ref, error: self.failed.append((ref, error)), dependents={}

@@ -53,6 +53,11 @@ OWN = [
     errors.ObjectLostError("gone"),
     errors.SerializationError("cannot pickle it", task_name="t", what="argument 'x'", path="x._lock"),
     errors.EngineClosedError("closed"),
+    errors.ActorError(actor_name="A", actor_id="0f", pid=7, detail="why"),
+    errors.ActorDiedError("died", actor_name="A"),
+    errors.ActorUnavailableError("wait", actor_name="A", pid=7),
+    errors.ActorAlreadyExistsError("taken"),
+    errors.ActorDeadlockError("cycle", actor_name="A"),
     errors.InfeasibleTaskError("9 CPUs"),
     errors.InternalError("our bug"),
 ]

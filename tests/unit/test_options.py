@@ -147,9 +147,9 @@ class Plain:
         (lambda: remote_any(3), "expected one function or keyword options, got int"),
         (lambda: remote_any(double, double), "got function, function"),
         (lambda: remote_any(double, num_cpus=1), "got function"),
-        (lambda: remote_any(num_cpus=1)(3), "expected a function, got int"),
-        (lambda: remote_any(Plain), "expected a function, got the class 'Plain'"),
-        (lambda: remote_any(num_cpus=1)(Plain), "actors are not offered yet"),
+        (lambda: remote_any(num_cpus=1)(3), "expected a function or a class, got int"),
+        (lambda: remote_any(max_retries=1)(Plain), "unknown actor option 'max_retries'"),
+        (lambda: remote_any(max_restarts=1)(double), "unknown option 'max_restarts'"),
         (lambda: remote_any(remote(double)), "got the remote function 'double'"),
     ],
 )

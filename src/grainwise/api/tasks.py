@@ -24,7 +24,9 @@ else:  # last, so that linters take this `overload` for the one in effect
     from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
     from ..objects.ref import ObjectRef
+    from .actors import ActorClass
 
+    C = TypeVar("C")
     P = ParamSpec("P")
     R = TypeVar("R")
     R_co = TypeVar("R_co", covariant=True)
@@ -226,6 +228,8 @@ def _describe(remote: Any, owner: Any) -> Any:
 
 
 @overload
+def remote(cls: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]  # a class is callable, too
+@overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
 @overload
 def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
@@ -245,17 +249,39 @@ def remote(
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
 ) -> _DecoratorMany: ...  # fmt: skip
+@overload
+def remote(
+    *, num_cpus: float | None = None, name: str | None = None, namespace: str | None = None,
+    lifetime: Literal["detached", "non_detached"] | None = None, get_if_exists: bool | None = None,
+    max_restarts: int | None = None, max_task_retries: int | None = None, max_concurrency: int | None = None,
+    concurrency_groups: dict[str, int] | None = None,
+) -> _ActorDecorator: ...  # fmt: skip
 def remote(*args: Any, **options: Any) -> Any:
-    """Make calls of a function run as tasks in worker processes.
+    """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.
 
     Use it bare (`@remote`), with options (`@remote(num_cpus=2)`) or as a call (`remote(f)`). Functions of any
     kind will do, lambdas and closures included; no `if __name__ == "__main__"` guard is needed.
 
     Tiny tasks are batched by measured cost; nobody picks a chunk size.
 
+    A class becomes an `ActorClass`: `A.remote(...)` starts a process with an object of it, whose methods are
+    called through the handle that it returns: `handle.method.remote(...)`. Calls of one caller run in order.
+
     Args:
-        *args: the function.
-        **options:
+        *args: the function or the class.
+        **options: of a class:
+            num_cpus: CPUs that it occupies as long as it lives, default 0.
+            name, namespace: under which `get_actor` finds it.
+            lifetime: "detached" lets it live until `kill` or the end of the session; by default it ends when
+                its last handle is gone.
+            get_if_exists: take the actor of this name if there is one, default False.
+            max_restarts: how often it is made again when its process dies, default 0, -1 for no limit.
+            max_task_retries: runs of a call beyond the first when that happens, default 0, -1 for no limit.
+            max_concurrency: calls that run at once: on threads, default 1; with `async def` methods on one
+                event loop, default 1000.
+            concurrency_groups: names of groups of methods, and how many calls of each run at once.
+
+            Of a function:
             num_cpus: CPUs that a run occupies, >= 0, default 1. 0 does not count against the limit.
             num_returns: results of a call, >= 0, default 1. With 2 and more the function returns as many
                 values and `.remote()` a list of refs.
@@ -278,9 +304,15 @@ def remote(*args: Any, **options: Any) -> Any:
 
     def decorate(function: Any) -> Any:
         if not callable(function):
-            raise TypeError(f"remote() expected a function, got {type(function).__name__}")
+            raise TypeError(f"remote() expected a function or a class, got {type(function).__name__}")
         return _make(function, options)
 
+    if not set(options) <= set(_OPTIONS):
+        from .actors import ACTOR_OPTIONS, check_actor_options
+
+        if set(options) <= set(ACTOR_OPTIONS):
+            check_actor_options(options)
+            return decorate
     _check(options, Options())
     return decorate
 
@@ -295,10 +327,9 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
             f"remote() expected a plain function, got the remote function {function._options.name!r}"
         )
     if isinstance(function, type):
-        raise TypeError(
-            f"remote() expected a function, got the class {function.__qualname__!r} - "
-            f"actors are not offered yet"
-        )
+        from .actors import make_class
+
+        return make_class(function, options)
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
     return RemoteFunction(Exportable(function, name), _check(options, Options(name=name)))
@@ -310,7 +341,7 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
         "num_cpus": _check_num_cpus,
         "num_returns": _check_num_returns,
         "max_retries": _check_max_retries,
-        "retry_exceptions": _check_retry_exceptions,
+        "retry_exceptions": check_retry_exceptions,
         "name": _check_name,
         "batching": _check_batching,
     }
@@ -347,7 +378,8 @@ def _check_max_retries(value: Any) -> int:
     return value
 
 
-def _check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+def check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+    """Return the option as a bool or a tuple of classes."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (list, tuple)) and all(
@@ -372,7 +404,13 @@ def _check_batching(value: Any) -> int:
 if TYPE_CHECKING:
     from typing import Protocol
 
+    class _ActorDecorator(Protocol):
+        def __call__(self, cls: type[C], /) -> ActorClass[C]: ...
+
     class _Decorator(Protocol):
+        @overload
+        def __call__(self, cls: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
+        @overload
         def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
 
     class _DecoratorNone(Protocol):

@@ -53,6 +53,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         TaskError: a task raised; the error is also of the type that the task raised. The first in the order
             of `refs`.
         WorkerCrashedError: a task's worker died and it may not be retried (again).
+        ActorError: an actor died under its call, or before it.
         TaskCancelledError: a task was cancelled.
         TypeError: something in `refs` is not an ObjectRef.
     """
@@ -107,7 +108,8 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     """Cancel a task; `get` of its ref then raises `TaskCancelledError`.
 
     A task that has not begun never runs. A running one is interrupted by a `KeyboardInterrupt` at its next
-    bytecode (not inside native code). A finished one is left alone.
+    bytecode (not inside native code). A finished one is left alone. A running call of an actor is not
+    interrupted, because its object must stay whole; if it is `async def`, its coroutine is cancelled.
 
     Args:
         ref: the ref of the task.
@@ -116,6 +118,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
 
     Raises:
         TypeError: `ref` is not an ObjectRef.
+        ValueError: `force` for a call of an actor.
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel() expected an ObjectRef, got {type(ref).__name__}")

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from ..objects.ref import ObjectRef
+    from .calls import ActorOptions, MethodOptions
 
     class EngineLike(Protocol):
         """What the words that users say need of an engine, in the driver and inside a task alike."""
@@ -36,6 +37,24 @@ if TYPE_CHECKING:
 
         def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
             """Cancel a task."""
+            ...
+
+        def create_actor(
+            self, exported: Exportable, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
+        ) -> tuple[ObjectRef[Any], Any]:
+            """Make an actor, or find the one of its name; return its ref and description."""
+            ...
+
+        def bind_method(self, ref: ObjectRef[Any], options: MethodOptions) -> Callable[..., Any]:
+            """Return what submits a call of an actor's method."""
+            ...
+
+        def find_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], Any]:
+            """Return the ref and the description of the actor of a name."""
+            ...
+
+        def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
+            """End an actor's process, and the actor unless it may be restarted."""
             ...
 
 

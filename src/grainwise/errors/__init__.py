@@ -4,6 +4,11 @@
     ├── TaskError                 a task raised; also an instance of what it raised
     ├── WorkerCrashedError        a worker process died while it ran a task
     ├── WorkerStartError          worker processes fail before they can take a task
+    ├── ActorError                an actor did not answer a call
+    │   ├── ActorDiedError        it is gone for good
+    │   ├── ActorUnavailableError it died under this call and is being restarted
+    │   └── ActorDeadlockError    it would wait for itself
+    ├── ActorAlreadyExistsError   · ValueError     the name that an actor asks for is taken
     ├── TaskCancelledError        the task was cancelled
     ├── TaskTimeoutError          · TimeoutError   the task was stopped: it ran longer than it may
     ├── GetTimeoutError           · TimeoutError   `get` ran out of time
@@ -33,6 +38,11 @@ if TYPE_CHECKING:
     from .tracebacks import trim_traceback as trim_traceback
 
 __all__ = [
+    "ActorAlreadyExistsError",
+    "ActorDeadlockError",
+    "ActorDiedError",
+    "ActorError",
+    "ActorUnavailableError",
     "EngineClosedError",
     "GetTimeoutError",
     "GrainwiseError",
@@ -220,6 +230,48 @@ class WorkerStartError(GrainwiseError):
     def __init__(self, message: str = "worker processes fail to start", *, detail: str = "") -> None:
         self.detail = detail
         super().__init__(sentence(message, detail=detail))
+
+
+class ActorError(GrainwiseError):
+    """An actor did not answer a call.
+
+    Attributes:
+        actor_name: Its class.
+        actor_id: Its identity as hexadecimal digits; empty if unknown.
+        pid: The process that died, or None if there was none.
+        detail: What is known of its end: the traceback of its constructor, the end of its output.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        actor_name: str = "",
+        actor_id: str = "",
+        pid: int | None = None,
+        detail: str = "",
+    ) -> None:
+        self.actor_name = actor_name
+        self.actor_id = actor_id
+        self.pid = pid
+        self.detail = detail
+        super().__init__(message or f"actor {actor_name!r} did not answer")
+
+
+class ActorDiedError(ActorError):
+    """An actor is gone for good: killed, crashed without restarts left, or never made."""
+
+
+class ActorUnavailableError(ActorError):
+    """An actor died while it ran this call and is being restarted; the call may have had effects."""
+
+
+class ActorDeadlockError(ActorError):
+    """An actor would wait for a call of its own, directly or by way of others, and so for ever."""
+
+
+class ActorAlreadyExistsError(GrainwiseError, ValueError):
+    """An actor of this name exists already, and `get_if_exists` was not asked for."""
 
 
 class TaskCancelledError(GrainwiseError):

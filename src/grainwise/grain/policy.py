@@ -164,6 +164,10 @@ class Policy:
         """Forget a worker that is gone; what it held is reported by `ready` again."""
         self._roster.remove(worker)
 
+    def reserve(self, cpus: float) -> None:
+        """Note that something else occupies CPUs, as actors do; below 0 it gives them back."""
+        self._roster.cpus_in_use += cpus
+
     def suspect(self, key: Hashable, is_suspect: bool) -> None:
         """Note that a task of a key has killed a worker, or that one has succeeded since."""
         known = self._keys.known.get(key)

@@ -144,6 +144,7 @@ class Backstop:
         """Find out whether the program submitted anything since the last look."""
         engine = self._engine
         seen = engine.counters.tasks + sum(len(spec.open) for spec in list(engine.dispatcher.active))
+        seen += sum(len(actor.open) for actor in list(engine.actors.active))
         self._is_silent = seen == self._seen
         self._seen = seen
 

@@ -24,6 +24,7 @@ class SentBatch:
         parts: (end, spec) of each run of items of one spec, where there are several; else None.
         num_free: the items from here on are followers: they take results of items before them.
         base: results that have come back; they come in order.
+        num_left: those that have not, of calls that run at once: they come in any order.
         stop: items from here on are not the worker's any more.
         calls: the arguments as they were sent, where something may have been lent with them.
         children: unresolved tasks that an item submitted, by the item's index.
@@ -34,7 +35,8 @@ class SentBatch:
 
     __slots__ = (
         "base", "calls", "cancelled", "children", "first", "flags", "is_blocked", "item_flags", "log",
-        "num_free", "parts", "refs", "run", "sent_s", "seq", "spec", "stop", "timed_out", "timeout_s",
+        "num_free", "num_left", "parts", "refs", "run", "sent_s", "seq", "spec", "stop", "timed_out",
+        "timeout_s",
         "watched_item", "watched_since",
     )  # fmt: skip
 
@@ -55,6 +57,7 @@ class SentBatch:
         self.calls: list[Any] | None = None
         self.base = 0
         self.stop = len(refs)
+        self.num_left = self.stop
         self.is_blocked = False
         self.children: dict[int, dict[ObjectRef[Any], None]] | None = None
         self.cancelled: set[int] = set()

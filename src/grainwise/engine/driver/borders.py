@@ -51,6 +51,10 @@ class Borders:
             ref._id = next(_identities)
             return ref._id
 
+    def new_identity(self) -> int:
+        """Return an identity that no ref has."""
+        return next(_identities)
+
     def restore(self, identity: int) -> ObjectRef[Any]:
         """Return the ref of an identity that is being unpickled in this process."""
         ref = known_ref(identity) or self.refs.get(identity)

@@ -73,7 +73,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     handle.is_exited = True
     handle.status = status
     engine.output.forget(handle)
-    if handle.batches:
+    if handle.batches and handle.actor is None:
         engine.counters.crashes += 1
         engine.record.crashed(handle.uid)
         engine.dispatcher.num_sent -= len(handle.batches)
@@ -82,6 +82,11 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
         nested.unwatch(engine, wait)
     running = handle.words[control.SEQ] if handle.is_up else 0
     started = handle.words[control.STARTED]
+    if handle.actor is not None:
+        engine.actors.worker_ended(handle, running, started)
+        engine.borders.end_loans(handle)
+        engine.pool.remove(handle)
+        return
     blames_task = not handle.batches or os.WIFSIGNALED(handle.status)  # nobody's code ended it then
     for batch in reversed(list(handle.batches.values())):
         engine.record.lost(batch.stop - batch.base)
@@ -99,7 +104,7 @@ def _last_words(engine: Engine, handle: WorkerHandle) -> str:
     if handle.status < 0:
         return f"fork failed: {os.strerror(-handle.status)}"
     words = handle.last_words or engine.pool.template_output()
-    return words or f"no output; {_how_it_ended(handle.status)}"
+    return words or f"no output; {how_it_ended(handle.status)}"
 
 
 def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int | None) -> bool:
@@ -175,10 +180,22 @@ def _crashed(handle: WorkerHandle, batch: SentBatch, index: int) -> WorkerCrashe
     )
 
 
-def _how_it_ended(status: int) -> str:
+def how_it_ended(status: int) -> str:
+    """Say how a process ended."""
     if os.WIFSIGNALED(status):
         return f"signal {os.WTERMSIG(status)}"
     return f"exit code {os.WEXITSTATUS(status)}"
+
+
+def last_lines(handle: WorkerHandle) -> str:
+    """Return what is known of a process's end beside its status."""
+    lines = []
+    tail = read_crash(handle.crash_fd)
+    if tail:
+        lines.append(tail)
+    if handle.last_words:
+        lines.append("last lines of its error output:\n" + handle.last_words)
+    return "\n".join(lines)
 
 
 def retire(engine: Engine, handle: WorkerHandle) -> None:
@@ -230,6 +247,7 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
             for ref in batch.refs[batch.base :]:
                 if ref._state.__class__ is TaskSpec:
                     engine.results.fail(ref, error)
+    engine.actors.fail_all(error)
     for spec in {*engine.submissions.specs(), *engine.dispatcher.active}:
         fail_queue(engine, spec, error)
     engine.leadership.wake()
@@ -258,6 +276,9 @@ def cancel(engine: Engine, ref: ObjectRef[Any], *, force: bool, recursive: bool)
         ref = ref._value  # one of several results: this one stands for the call
         if ref._state.__class__ is not TaskSpec:
             return
+    if spec.actor is not None:
+        engine.actors.cancel(ref, recursive=recursive)
+        return
     error = TaskCancelledError(task_name=spec.name)
     call = ref._value
     if call.__class__ is not Call or call.is_sent:

@@ -91,6 +91,8 @@ class Dispatcher(TakingBack):
             self.engine.store.collect()  # so that workers find the room
         while self.missed:
             active[self.missed.popleft()] = None
+        if self.engine.actors.has_work():
+            self.engine.actors.send(waiting)
         while dead_keys:
             policy.forget(dead_keys.popleft())
         if dead_functions:
@@ -220,6 +222,7 @@ class Dispatcher(TakingBack):
                 other
                 for other in found
                 if (follower := other._state).__class__ is TaskSpec
+                and follower.actor is None
                 and not other._value.is_sent
                 and may_share(follower.num_cpus, first.num_cpus)
                 and follower not in suspects
@@ -312,7 +315,7 @@ class Dispatcher(TakingBack):
         begin = 0
         has_calls, lends_cpu = False, LENDS_CPU
         for end, spec in parts:
-            self._teach(handle, spec, seq, begin)
+            self.teach(handle, spec, seq, begin)
             wire_parts.append((end, spec.function.id, self._hint(spec), spec.num_returns, spec.name))
             has_calls = has_calls or spec.has_calls
             if not spec.max_retries:
@@ -343,7 +346,7 @@ class Dispatcher(TakingBack):
             ):
                 flags |= EAGER
         self.post(handle, (RUN, seq, flags, values, wire_parts))
-        batch = self._note_sent(handle, SentBatch(seq, refs, parts, flags, num_free))
+        batch = self.note_sent(handle, SentBatch(seq, refs, parts, flags, num_free))
         batch.calls = calls
 
     def _send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
@@ -361,7 +364,7 @@ class Dispatcher(TakingBack):
         calls = None
         is_loose = not item_flags & CAREFUL and run.timeout_s is None
         try:
-            self._teach(handle, spec, seq, 0)
+            self.teach(handle, spec, seq, 0)
             values = items
             if isinstance(items, Slice):
                 values = items.wire(self.engine.borders.lender(handle))
@@ -386,10 +389,11 @@ class Dispatcher(TakingBack):
                 raise
             run.fail(error)  # such as an argument of an earlier session
             return
-        batch = self._note_sent(handle, SentBatch(seq, items, [(count, spec)], flags, -1))
+        batch = self.note_sent(handle, SentBatch(seq, items, [(count, spec)], flags, -1))
         batch.first, batch.item_flags, batch.calls = first, item_flags, calls
 
-    def _note_sent(self, handle: WorkerHandle, batch: SentBatch) -> SentBatch:
+    def note_sent(self, handle: WorkerHandle, batch: SentBatch) -> SentBatch:
+        """Count a batch that was posted to a worker."""
         handle.next_seq = batch.seq + 1
         if not handle.batches:
             handle.last_progress = (-1, -1, 0.0)  # its time of rest is not the run time of what comes now
@@ -402,7 +406,7 @@ class Dispatcher(TakingBack):
         batch.sent_s = self.engine.record.sent(batch.stop)
         return batch
 
-    def _teach(self, handle: WorkerHandle, spec: TaskSpec, seq: int, index: int) -> None:
+    def teach(self, handle: WorkerHandle, spec: TaskSpec, seq: int, index: int) -> None:
         """Send a worker the function of a spec, ahead of the first batch with it."""
         function = spec.function
         if function.id not in handle.functions:

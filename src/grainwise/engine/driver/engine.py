@@ -30,6 +30,7 @@ from ..wire import control
 from ..wire.channel import SPIN_S
 from ..wire.tasks import FREE, TaskSpec
 from . import crash
+from .actors import Actors
 from .backstop import Backstop
 from .borders import Borders
 from .deadlines import Deadlines
@@ -46,8 +47,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...config import Settings
+    from ...objects.ref import ObjectRef
+    from ..calls import ActorOptions, MethodOptions
     from ..current import Exportable, Options
     from ..processes.pool import Pool
+    from .actor import Actor
 
 LATE_CHECK_S = 5e-3
 """A leader looks for stragglers so often."""
@@ -100,6 +104,7 @@ class Engine(Words):
         self.output = Output(self.pool)
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
+        self.actors = Actors(self)
         self.results = Results(self)
         self.deadlines = Deadlines(self)
         self.backstop = Backstop(self)
@@ -121,6 +126,30 @@ class Engine(Words):
     ) -> Callable[..., Any]:
         """Return what submits a call of a function; `again` takes calls that come after this engine's end."""
         return self.submissions.bind(function, options, again)
+
+    def create_actor(
+        self, exported: Exportable, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
+    ) -> tuple[ObjectRef[Any], Any]:
+        """Make an actor, or find the one of its name; return its ref and description."""
+        return self.actors.create(exported, args, kwargs, options)
+
+    def bind_method(self, ref: ObjectRef[Any], options: MethodOptions) -> Callable[..., Any]:
+        """Return what submits a call of an actor's method."""
+        return self.actors.bind(ref, options)
+
+    def find_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], Any]:
+        """Return the ref and the description of the actor of a name."""
+        self.check_open()
+        with self.turn:
+            return self.actors.find(name, namespace)
+
+    def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
+        """End an actor's process, and the actor unless it may be restarted."""
+        self.check_open()
+        with self.turn:
+            self.actors.kill_by_id(ref._id, no_restart=no_restart)
+        self.kick()
+        self.run_callbacks()
 
     def open_run(
         self, function: Exportable, options: Options, timeout_s: float | None, max_workers: int
@@ -170,6 +199,21 @@ class Engine(Words):
         self.backstop.wake()
         return True
 
+    def wake_actor(self, actor: Actor) -> None:
+        """A submitter found the queue of an actor worth a look."""
+        if self.turn.is_mine():  # as in `wake`
+            self.actors.missed.append(actor)
+            return
+        if not self.is_closed:
+            self.turn.shield()
+        with self.turn:
+            if self.is_closed:
+                self.actors.active[actor] = None
+                self.actors.fail_all(EngineClosedError(CLOSED))
+                return
+            self.actors.look_at(actor)
+        self.backstop.wake()
+
     def _pump(self, timeout_s: float) -> None:
         """Read what has arrived, resolve refs, send what became possible. Only the leader is here."""
         events = self._poll(timeout_s)
@@ -180,7 +224,7 @@ class Engine(Words):
                 self._on_event(fd)
             self.deadlines.look()
             dispatcher = self.dispatcher
-            if dispatcher.active or dispatcher.num_sent or dispatcher.missed:
+            if dispatcher.active or dispatcher.num_sent or dispatcher.missed or self.actors.has_work():
                 is_waiting = self.num_waiting > 0 or self.backstop.is_silent()
                 dispatcher.dispatch(is_waiting)
                 if is_waiting and dispatcher.num_sent:
@@ -283,6 +327,7 @@ class Engine(Words):
         """Say whether nothing is outstanding."""
         return (
             not self.dispatcher.active
+            and not self.actors.has_work()
             and not self.store.dropped
             and not any(handle.batches or handle.waits for handle in self.pool.workers.values())
         )
@@ -290,6 +335,8 @@ class Engine(Words):
     def tidy(self, *, is_idle: bool) -> None:
         """Free, spill ahead and end surplus workers; called by the backstop. The caller has the turn."""
         self.dispatcher.forget_functions()
+        if self.actors.has_work():
+            self.actors.send(waiting=False)
         self.store.collect()
         self.store.make_room()
         for handle in self.pool.workers.values():
@@ -355,6 +402,7 @@ class Engine(Words):
             self.is_closed = True
             self.record.end()
             self.submissions.end()
+            self.actors.close()
         for function in list(self._bound):
             function.unbind()
         self._bound.clear()
@@ -390,6 +438,9 @@ class Engine(Words):
         self.turn.abandon()
         self.pool.abandon()
         self.submissions.end()
+        self.actors.close()
+        for actor in list(self.actors.by_id.values()):
+            actor.open.clear()
         for spec in self.submissions.specs():
             spec.open.clear()
         for fd in self._wake_fds:

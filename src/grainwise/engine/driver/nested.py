@@ -15,13 +15,17 @@ from collections import deque
 from ...errors import GrainwiseError
 from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
+from ..calls import ActorOptions, MethodOptions
 from ..current import Options
 from ..wire import control
 from ..wire.failures import known_error_wire, read_error
 from ..wire.tasks import (
     CANCEL_REF,
     EACH,
+    FIND_ACTOR,
     IN_PLACE,
+    KILL_ACTOR,
+    LEAVING,
     MULTI_WIRE,
     PUT,
     REF_WIRE,
@@ -32,6 +36,7 @@ from ..wire.tasks import (
     Call,
     TaskSpec,
 )
+from . import deadlocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,21 +106,36 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
         from . import crash
 
         crash.cancel(engine, engine.borders.refs[message[1]], force=message[2], recursive=message[3])
+    elif kind == LEAVING:
+        if handle.actor is not None:
+            engine.actors.end_gracefully(handle.actor, message[1])
+    elif kind == FIND_ACTOR:
+        engine.actors.answer_find(handle, *message[1:])
+    elif kind == KILL_ACTOR:
+        engine.actors.kill_by_id(message[1], no_restart=message[2])
     else:
         raise AssertionError(f"unknown message {kind}")
 
 
 def _submit(
     engine: Engine, handle: WorkerHandle, ready: list[tuple[TaskSpec, ObjectRef[Any]]], identities: list[int],
-    uid: bytes, name: str, with_function: Any, astuple: tuple[Any, ...], wires: list[Any],
-    names: tuple[str, ...], parent: tuple[int, int] | None,
+    uid: Any, name: str, with_function: Any, astuple: tuple[Any, ...], wires: list[Any],
+    names: tuple[str, ...], parent: tuple[int, int] | None, is_actor: bool = False,
 ) -> None:  # fmt: skip
     """Take a child; if it can run at once, it goes to `ready`."""
     borders, submissions = engine.borders, engine.submissions
+    if uid.__class__ is int:
+        _submit_method(engine, handle, identities, uid, astuple, wires, names, parent)
+        return
     if with_function is not None:
         packed = borders.adopt(with_function, handle)
         # Kept for as long as that worker believes that we know it.
         handle.taught[uid] = submissions.find(uid) or submissions.learn_function(uid, packed, name)
+    if is_actor:
+        function = handle.taught.get(uid) or submissions.find(uid)
+        args, nbytes = _arguments(engine, handle, wires)
+        _create_actor(engine, handle, identities, function, astuple, args, nbytes, names)
+        return
     num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching = astuple
     if isinstance(retry_exceptions, bytes):
         retry_exceptions = loads(retry_exceptions)
@@ -124,6 +144,22 @@ def _submit(
     if function is None:
         raise LookupError(f"task {task_name!r}: its function was dropped before a worker submitted it")
     spec = submissions.known_spec(function, options)
+    args, nbytes = _arguments(engine, handle, wires)
+    refs = _lent_refs(engine, handle, identities, spec)
+    call = Call(tuple(args), names, nbytes)
+    batch = _note_child(handle, call, refs, parent)
+    queued = submissions.submit_child(spec, call, refs)
+    if parent is not None and batch is not None and parent[1] in batch.cancelled:
+        from . import crash
+
+        crash.cancel(engine, refs[0], force=False, recursive=True)
+    elif queued is not None:
+        ready.append((queued._state, queued))
+
+
+def _arguments(engine: Engine, handle: WorkerHandle, wires: list[Any]) -> tuple[list[Any], int]:
+    """Return the arguments that a worker has sent, and how many bytes of them travel inline."""
+    borders = engine.borders
     args = []
     nbytes = 0
     for wire in wires:
@@ -135,28 +171,89 @@ def _submit(
             packed = borders.adopt(wire, handle)
             nbytes += packed.nbytes() if not packed.blobs else 256
             args.append(packed)
+    return args, nbytes
+
+
+def _lent_refs(
+    engine: Engine, handle: WorkerHandle, identities: list[int], spec: TaskSpec
+) -> list[ObjectRef[Any]]:
+    """Make the refs of a call as the worker that has submitted it knows them."""
     refs: list[ObjectRef[Any]] = []
     for identity in identities:
         ref: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
         ref._id, ref._state, ref._value = identity, spec, None
-        borders.lend_ref(ref, handle)
+        engine.borders.lend_ref(ref, handle)
         refs.append(ref)
+    return refs
+
+
+def _note_child(
+    handle: WorkerHandle, call: Call, refs: list[ObjectRef[Any]], parent: tuple[int, int] | None
+) -> SentBatch | None:
+    """Note which item has submitted a call; return that item's batch."""
+    if parent is None:
+        return None
+    call.parent = (handle.uid, *parent)
+    batch = handle.batches.get(parent[0])
+    if batch is not None:
+        if batch.children is None:
+            batch.children = {}
+        batch.children.setdefault(parent[1], {}).update(dict.fromkeys(refs))
+    return batch
+
+
+def _submit_method(
+    engine: Engine, handle: WorkerHandle, identities: list[int], actor_id: int, astuple: tuple[Any, ...],
+    wires: list[Any], names: tuple[str, ...], parent: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    """Take a call of an actor's method."""
+    method, name, num_returns, retries, retry_exceptions, group = astuple
+    if isinstance(retry_exceptions, bytes):
+        retry_exceptions = loads(retry_exceptions)
+    args, nbytes = _arguments(engine, handle, wires)
+    actor = engine.actors.known(actor_id)
+    spec = actor.spec_of(MethodOptions(method, name, num_returns, retries, retry_exceptions, group))
+    refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
-    batch = None
-    if parent is not None:
-        call.parent = (handle.uid, *parent)
-        batch = handle.batches.get(parent[0])
-        if batch is not None:
-            if batch.children is None:
-                batch.children = {}
-            batch.children.setdefault(parent[1], {}).update(dict.fromkeys(refs))
-    queued = submissions.submit_child(spec, call, refs)
+    call.caller = handle.uid
+    batch = _note_child(handle, call, refs, parent)
+    ref = engine.actors.enter(actor, spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
         from . import crash
 
-        crash.cancel(engine, refs[0], force=False, recursive=True)
-    elif queued is not None:
-        ready.append((queued._state, queued))
+        crash.cancel(engine, ref, force=False, recursive=True)
+
+
+def _create_actor(
+    engine: Engine, handle: WorkerHandle, identities: list[int], function: Any, astuple: tuple[Any, ...],
+    args: list[Any], nbytes: int, names: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Make an actor for a worker, which has named the actor's ref and one for the answer."""
+    borders, actors = engine.borders, engine.actors
+    options = ActorOptions(*astuple)
+    answer = ObjectRef.__new__(ObjectRef)
+    answer._id, answer._state, answer._value = identities[1], READY, None
+    borders.lend_ref(answer, handle)
+    try:
+        if function is None:
+            raise LookupError(f"actor {options.class_name!r}: its class was dropped before it was made")
+        ref = actors.existing(options) if options.may_exist else None
+        if ref is None:
+            has_refs = any(isinstance(arg, ObjectRef) for arg in args)
+            ref = actors.add(
+                identities[0], function, options, Call(tuple(args), names, nbytes), has_refs=has_refs
+            )
+            borders.lend_ref(ref, handle)
+        else:
+            nobody: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
+            nobody._id, nobody._state, nobody._value = identities[0], READY, None
+            borders.lend_ref(nobody, handle)
+    except Exception as error:
+        _refuse(engine, handle, identities[:1], error)
+        answer._value, answer._state = error, FAILED
+        return
+    if options.name:
+        answer._value, answer._state = actors.describe(ref), PACKED
 
 
 def _refuse(engine: Engine, handle: WorkerHandle, identities: list[int], error: Exception) -> None:
@@ -196,7 +293,7 @@ def _want(
     refs = [engine.borders.refs[identity] for identity in identities]
     wait = Wait(handle, token, refs, count, item[0] if item and is_main else 0)
     wait.needs_all = must_wait
-    if item is not None and is_main:
+    if item is not None and is_main and handle.actor is None:
         _give_back(engine, handle, *item)
     if wait.left <= 0:
         _answer(engine, wait)
@@ -219,13 +316,23 @@ def _want(
         batch = handle.batches[item[0]]
         batch.is_blocked = True
         handle.stack.append(item[0])
-        engine.record.blocked(handle.uid, token, batch.spec_at(item[1]).name)
+        name = batch.spec_at(item[1]).name
+        engine.record.blocked(handle.uid, token, name)
         _count_blocked(engine, handle)
+        deadlock = deadlocks.find_cycle(engine, wait, name)
+        if deadlock is not None:
+            _end_wait(engine, wait)
+            wire = known_error_wire(deadlock)
+            unresolved = [ref for ref in refs if ref._state.__class__ is not int]
+            engine.dispatcher.post(handle, (VALUES, token, [(ref._id, wire) for ref in unresolved]))
+            return
         offer(engine, handle)
     else:
         # A thread of the task waits; its main thread most likely waits for that thread, and can't say so.
         wait.is_foreign = True
         _count_blocked(engine, handle)
+        if handle.actor is not None:
+            return
         engine.dispatcher.take_back(handle, sum(len(batch.refs) for batch in handle.batches.values()))
 
 
@@ -296,6 +403,10 @@ def _answer(engine: Engine, wait: Wait) -> None:
 
 def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
     """Tell the policy whether a worker runs anything: it does while a child runs on top of a blocked task."""
+    if handle.actor is not None:
+        is_waiting = bool(handle.stack) or any(wait.is_foreign for wait in handle.waits.values())
+        engine.actors.lend(handle.actor, is_waiting)
+        return
     if handle.number not in engine.dispatcher.by_number:
         return
     is_running = any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values())
@@ -311,7 +422,7 @@ def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
 
 def offer(engine: Engine, handle: WorkerHandle) -> None:
     """Send a blocked worker un-started children of its own that it waits for, if there are any."""
-    if not handle.stack or not handle.can_take() or not handle.waits:
+    if not handle.stack or not handle.can_take() or not handle.waits or handle.actor is not None:
         return
     if any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values()):
         return
@@ -378,6 +489,7 @@ def _is_offerable(engine: Engine, ref: ObjectRef[Any]) -> bool:
     spec, call = ref._state, ref._value
     return (
         spec.__class__ is TaskSpec
+        and spec.actor is None
         and not call.wants
         and spec.num_returns == 1
         and bool(spec.max_retries)  # its death would have the task below run again, and submit it again

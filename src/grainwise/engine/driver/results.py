@@ -12,7 +12,7 @@ from ...errors import TaskCancelledError
 from ...objects.codec import ERROR_WIRE
 from ...objects.ref import FAILED, PACKED, READY
 from ..wire.failures import read_error
-from ..wire.tasks import MULTI_WIRE, PRINTED, READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
+from ..wire.tasks import DONE, MULTI_WIRE, PRINTED, READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
 from . import crash, nested
 
 TYPE_CHECKING = False
@@ -66,6 +66,8 @@ class Results:
         kind = message[0]
         if kind == RESULTS:
             self._on_results(handle, *message[1:])
+        elif kind == DONE:
+            self.engine.actors.done(handle, message[1])
         elif kind == RETURNED:
             self.engine.borders.returned(handle, message[1], message[2])
         elif kind == READY_TO_RUN:
@@ -97,7 +99,7 @@ class Results:
                     ref._state = READY
         else:
             for ref, value in zip(refs, values):
-                self._resolve(handle, ref, value)
+                self.resolve(handle, ref, value)
         batch.base = end
         dispatcher = self.engine.dispatcher
         if batch.parts is None:
@@ -110,7 +112,7 @@ class Results:
         else:
             self._learn(handle, batch, start, end, times)
         if stopped >= 0:
-            self._end_batch(handle, batch, stopped)
+            self.end_batch(handle, batch, stopped)
 
     def _on_run_results(
         self, handle: WorkerHandle, batch: SentBatch, start: int, values: list[Any], is_plain: bool,
@@ -128,7 +130,7 @@ class Results:
                 handle.number, batch.spec.number, count, num_timed, total_s, worst_s
             )
         if stopped >= 0:
-            self._end_batch(handle, batch, stopped)
+            self.end_batch(handle, batch, stopped)
 
     def _learn(
         self, handle: WorkerHandle, batch: SentBatch, start: int, end: int,
@@ -144,7 +146,8 @@ class Results:
         for part, count, total_s, worst_s in times:
             dispatcher.policy.finished(handle.number, parts[part][1].number, 0, count, total_s, worst_s)
 
-    def _end_batch(self, handle: WorkerHandle, batch: SentBatch, stopped: int) -> None:
+    def end_batch(self, handle: WorkerHandle, batch: SentBatch, stopped: int) -> None:
+        """A batch is over; its items from `stopped` on go back to their queue."""
         del handle.batches[batch.seq]
         self.engine.pool.num_start_failures = 0
         self.engine.dispatcher.num_sent -= 1
@@ -153,8 +156,10 @@ class Results:
             self.engine.dispatcher.requeue(handle, batch, stopped)
         self.engine.dispatcher.policy.ended(handle.number)
         nested.batch_ended(self.engine, handle, batch)
+        if handle.actor is not None:
+            self.engine.actors.batch_ended(handle.actor)
 
-    def _resolve(self, handle: WorkerHandle, ref: ObjectRef[Any], value: Any) -> None:
+    def resolve(self, handle: WorkerHandle, ref: ObjectRef[Any], value: Any) -> None:
         """Give one ref its result."""
         spec = ref._state
         if spec.__class__ is int:
@@ -170,7 +175,7 @@ class Results:
         elif value[0] == MULTI_WIRE:
             outs = call.outs
             for out, part in zip(outs, value[1]):
-                self._resolve(handle, out, part)
+                self.resolve(handle, out, part)
             ref._value, ref._state = None, READY
         else:
             ref._value, ref._state = self.engine.borders.adopt(value, handle), PACKED

@@ -109,10 +109,18 @@ class Submissions:
             SerializationError: the function can't be pickled.
         """
         self.check_feasible(options)
+        return self.known_spec(self.export(function), options)
+
+    def export(self, function: Exportable) -> Function:
+        """Return a function, or a class, pickled: at its first use, and when it may have changed.
+
+        Raises:
+            SerializationError: it can't be pickled.
+        """
         if self.may_have_changed:
             self.may_have_changed = False
             self._look_again()
-        return self.known_spec(self._export(function), options)
+        return self._export(function)
 
     def check_feasible(self, options: Options) -> None:
         """Refuse what can never run.
@@ -239,6 +247,20 @@ class Submissions:
 
     def _submit_call(self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Submit a call that needs more than a bare atom."""
+        call, total, has_refs = self.pack_call(args, kwargs, spec.function.code, spec.name)
+        if total >= SIZED_BYTES and not has_refs:
+            spec = self._variant(spec, total)
+        return self.submit(spec, call, has_refs)
+
+    def pack_call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], code: Any, task_name: str
+    ) -> tuple[Call, int, bool]:
+        """Return a call as of now, the bytes of what was packed for it, and whether it has refs.
+
+        Raises:
+            SerializationError: an argument can't be pickled.
+            EngineClosedError: after shutdown.
+        """
         self.engine.check_open()
         names = tuple(kwargs)
         count = len(args) + len(names)
@@ -249,21 +271,19 @@ class Submissions:
             if isinstance(arg, ObjectRef):
                 has_refs = True
             elif not is_atom(arg):
-                what = argument_name(position, count, names, spec.function.code)
+                what = argument_name(position, count, names, code)
                 arg = pack_or_name(
                     arg,
                     self.engine.store,
                     what=what,
                     name=what.removeprefix("argument ").strip("'"),
-                    task_name=spec.name,
+                    task_name=task_name,
                 )
                 size = arg.nbytes()
                 total += size
                 nbytes += size if not arg.blobs else 256
             packed.append(arg)
-        if total >= SIZED_BYTES and not has_refs:
-            spec = self._variant(spec, total)
-        return self.submit(spec, Call(tuple(packed), names, nbytes), has_refs)
+        return Call(tuple(packed), names, nbytes), total, has_refs
 
     def submit(self, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
         """Queue a call, or have it wait for its arguments; return its ref, its refs or None."""
@@ -274,11 +294,11 @@ class Submissions:
         result: Any = ref
         if spec.num_returns != 1:
             call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
-            _point_to(call.outs, spec, ref)
+            point_to(call.outs, spec, ref)
             result = list(call.outs) if call.outs else None
         if has_refs:
             with self.engine.turn:
-                self._await_arguments(spec, ref, call)
+                self.await_arguments(spec, ref, call)
                 spec = ref._state
                 if spec.__class__ is not TaskSpec or call.wants:
                     return result  # failed with an argument, or waits for one
@@ -300,18 +320,18 @@ class Submissions:
         else:
             ref = _new_ref(ObjectRef)
             call.outs = tuple(refs[: spec.num_returns])
-            _point_to(call.outs, spec, ref)
+            point_to(call.outs, spec, ref)
         ref._value = call
         ref._state = spec
         if call.dependencies():
-            self._await_arguments(spec, ref, call)
+            self.await_arguments(spec, ref, call)
             return None
         total = sum(arg.nbytes() for arg in call.args if arg.__class__ is Packed)
         if total >= SIZED_BYTES:
             ref._state = self._variant(spec, total)
         return ref
 
-    def _await_arguments(self, spec: TaskSpec, ref: ObjectRef[Any], call: Call) -> None:
+    def await_arguments(self, spec: TaskSpec, ref: ObjectRef[Any], call: Call) -> None:
         """Queue a call once the refs among its arguments are resolved."""
         dependents = self.engine.results.dependents
         waiting = {
@@ -347,12 +367,17 @@ class Submissions:
                 error = arg._value if arg._state == FAILED else self._not_ours(arg)
                 if error is not None:
                     self.engine.results.fail(ref, error)
+                    if spec.actor is not None:
+                        self.engine.actors.settled(spec.actor, ref, call)
                     return
                 if arg._state == PACKED:
                     nbytes += arg._value.nbytes()
                     for blob in arg._value.blobs:
                         if largest is None or blob.nbytes > largest.nbytes:
                             largest = blob
+        if spec.actor is not None:
+            self.engine.actors.settled(spec.actor, ref, call)
+            return
         home = None
         if largest is not None and largest.nbytes >= HOME_BYTES:
             home = self.engine.worker_of_arena(largest.arena_id)
@@ -390,7 +415,7 @@ class Submissions:
         return found
 
 
-def _point_to(outs: tuple[ObjectRef[Any], ...], spec: TaskSpec, ref: ObjectRef[Any]) -> None:
+def point_to(outs: tuple[ObjectRef[Any], ...], spec: TaskSpec, ref: ObjectRef[Any]) -> None:
     """Make pending refs that know the one that stands for their call."""
     for out in outs:
         out._state = spec

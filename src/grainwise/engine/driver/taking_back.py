@@ -51,7 +51,8 @@ class TakingBack:
         progress: dict[int, Progress] = {}
         now = perf_counter()
         for handle in self.engine.pool.workers.values():
-            unstarted, tied = self._unstarted(handle) if handle.is_up else (0, 0)
+            is_open = handle.is_up and handle.actor is None  # nobody else can run an actor's calls
+            unstarted, tied = self._unstarted(handle) if is_open else (0, 0)
             if unstarted:
                 mark = (handle.words[control.SEQ], handle.words[control.STARTED])
                 if mark != handle.last_progress[:2]:
@@ -135,4 +136,7 @@ class TakingBack:
                     self.engine.submissions.arguments_ready(spec, ref, ref._value)
                     continue
             spec.open.appendleft(ref)
-            self.active[spec] = None
+            if spec.actor is not None:
+                self.engine.actors.active[spec.actor] = None
+            else:
+                self.active[spec] = None

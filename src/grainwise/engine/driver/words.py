@@ -178,6 +178,11 @@ class Words:
         """Cancel a task; see `api`."""
         self.check_open()
         engine: Any = self
+        if force and getattr(ref._state, "actor", None) is not None:
+            raise ValueError(
+                "cancel(force=True) got the ref of an actor's call - expected that of a task - kill() ends "
+                "an actor"
+            )
         with self.turn:
             crash.cancel(engine, ref, force=force, recursive=recursive)
         self.kick()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...config import Settings
+    from ..driver.actor import Actor
     from ..driver.batches import SentBatch
 
 MAX_START_FAILURES = 5
@@ -66,11 +67,12 @@ class WorkerHandle:
         taught: functions that it has sent, by uid.
         batches: sent and not ended, by sequence number, in order.
         loans: blob id -> [blob, how often it was sent]; ref_loans: ref identity -> how often.
+        actor: the one that it was started for, None for a worker that runs tasks.
         stack: sequence numbers of batches whose running task is blocked, outermost first.
     """
 
     __slots__ = (
-        "batches", "channel", "crash_fd", "error_fd", "fd_socket", "functions", "is_exited", "is_up",
+        "actor", "batches", "channel", "crash_fd", "error_fd", "fd_socket", "functions", "is_exited", "is_up",
         "known_arenas", "last_progress", "last_words", "loans", "next_seq", "number", "output_fd",
         "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "taught", "uid",
         "used_at", "waits", "words", "write_blocked",
@@ -88,6 +90,7 @@ class WorkerHandle:
         self.next_seq = 1
         self.batches: dict[int, SentBatch] = {}
         self.stack: list[int] = []
+        self.actor: Actor | None = None
         self.functions: set[bytes] = set()
         self.known_arenas: set[int] = {uid * 2 + 2, uid * 2 + 3}
         self.own_arenas: list[int] = []

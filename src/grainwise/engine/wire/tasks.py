@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ..driver.actor import Actor
     from ..driver.runs import Run
 
 # Messages to a worker: a tuple that begins with one of these.
@@ -28,6 +29,8 @@ VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas, and how often each had come
 EXIT = 5
 FORGET = 6  # function id
+ACT = 7  # class name, is it async?, how many calls at once, groups: of an actor whose calls may run at once
+CANCEL_CALL = 8  # seq, index: a call of such an actor
 
 # Messages from a worker.
 RESULTS = 16  # seq, start, values, all plain?, times: (part, run count, total s, worst s), stopped at, usage
@@ -38,6 +41,10 @@ UNWANT = 20  # token
 RETURNED = 21  # borrowed blobs, dropped refs
 PUT = 22  # identity, wire
 CANCEL_REF = 23  # identity, force, recursive
+DONE = 28  # (seq, index, part, value, seconds) of each of some calls of an actor, in any order
+FIND_ACTOR = 25  # identity for the answer, name, namespace
+KILL_ACTOR = 26  # identity, whether it may restart
+LEAVING = 27  # the actor ends itself: why
 PRINTED = 24  # something was printed; the results of its tasks come next
 
 # Flags of RUN.
@@ -50,6 +57,7 @@ RAW = 32  # items are values as they are: a tuple is an argument, not the wire o
 STARRED = 64  # items are tuples of arguments
 CALLS = 1 << 17  # (never sent) some items are `Call`s
 CAREFUL = 1 << 16  # (never sent) not LOOSE: one of the items may have killed a worker
+CREATES = 256  # its only item makes the actor of this worker
 LOOSE = 128  # which item runs need not be published while they are tiny
 
 # Wire forms, beside those of `objects.codec`.
@@ -102,17 +110,22 @@ class TaskSpec:
         sends_children: its tasks leave all children to other workers, since one of them killed its worker.
         has_killed: a task of it has killed a worker: never again on top of another task.
         run: where items without refs come from and their results go, see `driver.runs`; None for calls.
+        actor: whose method it is, see `driver.actors`; None for tasks. Specs of one actor share one queue.
+        method: its name; group: the concurrency group that it runs in.
     """
 
     __slots__ = (
         "__weakref__",
+        "actor",
         "batching",
         "cost",
         "function",
+        "group",
         "has_calls",
         "has_killed",
         "home",
         "max_retries",
+        "method",
         "name",
         "num_cpus",
         "num_returns",
@@ -155,6 +168,9 @@ class TaskSpec:
         self.has_killed = False
         self.sends_children = False
         self.run: Run | None = None
+        self.actor: Actor | None = None
+        self.method = ""
+        self.group = ""
 
     def variant(self, cost: int, home: int | None) -> TaskSpec:
         """Return a spec of the same calls, for some with large arguments: see `cost` and `home`."""
@@ -186,19 +202,23 @@ class Call:
         kw_names: names of the last arguments.
         outs: the refs of the results when there are several.
         nbytes: what travels inline.
+        caller: the uid of the worker that has submitted it, 0 for the driver: actors keep the order of each.
         parent: the worker's uid, batch and index whose task submitted this, for `cancel(recursive=True)`.
         is_sent: it has left the queue; where: the worker's uid and the batch that it went with.
         wants: tasks that it waits for.
         tied: refs among the arguments whose values it takes from its own batch.
     """
 
-    __slots__ = ("args", "is_sent", "kw_names", "nbytes", "outs", "parent", "tied", "wants", "where")
+    __slots__ = (
+        "args", "caller", "is_sent", "kw_names", "nbytes", "outs", "parent", "tied", "wants", "where"
+    )  # fmt: skip
 
     def __init__(self, args: tuple[Any, ...], kw_names: tuple[str, ...], nbytes: int) -> None:
         self.args = args
         self.kw_names = kw_names
         self.nbytes = nbytes
         self.outs: tuple[ObjectRef[Any], ...] | None = None
+        self.caller = 0
         self.parent: tuple[int, int, int] | None = None
         self.is_sent = False
         self.where: tuple[int, int] | None = None

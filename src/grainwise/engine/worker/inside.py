@@ -23,7 +23,7 @@ from .submitting import Submitting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from ...objects.ref import ObjectRef
@@ -39,9 +39,11 @@ FORGET_AFTER = 5
 class Answer:
     """What a waiting thread is told: values, or None when its task is cancelled."""
 
-    __slots__ = ("event", "is_there", "values")
+    __slots__ = ("event", "is_there", "ref", "settle", "values")
 
     def __init__(self) -> None:
+        self.ref: ObjectRef[Any] | None = None
+        self.settle: Callable[[], None] | None = None  # instead of a thread that waits
         self.event = threading.Lock()
         self.event.acquire()
         self.is_there = False
@@ -65,6 +67,20 @@ class Inside(Submitting):
         refs_module.hooks.restore = self.ref
         refs_module.hooks.future = self.future
         refs_module.hooks.identify = None
+
+    def exit_actor(self) -> None:
+        """End this process, if it is an actor's.
+
+        Raises:
+            TypeError: it is not.
+        """
+        from .acting import ActorExit
+
+        if not self.worker.acting.is_actor:
+            raise TypeError(
+                "exit_actor() was called outside of an actor - expected a call in a method of one"
+            )
+        raise ActorExit
 
     def item_index(self) -> int:
         """Return the number of the running item within the run that it belongs to."""
@@ -113,6 +129,9 @@ class Inside(Submitting):
 
         result: Any = Future()
         result.set_running_or_notify_cancel()
+        if self.worker.acting.concurrent is not None:  # then the main thread always reads
+            self._settle_later(ref, result)
+            return result
 
         def resolve() -> None:
             try:
@@ -122,6 +141,24 @@ class Inside(Submitting):
 
         threading.Thread(target=resolve, name="grainwise-future", daemon=True).start()
         return result
+
+    def _settle_later(self, ref: ObjectRef[Any], future: Any) -> None:
+        """Have the main thread resolve a future when it reads the value of a ref."""
+
+        def settle() -> None:
+            try:
+                future.set_result(self._value(ref))
+            except BaseException as error:
+                future.set_exception(error)
+
+        if ref._state.__class__ is int:
+            settle()
+            return
+        token = next(self._tokens)
+        answer = self._answers[token] = Answer()
+        answer.ref, answer.settle = ref, settle
+        self.send_open()
+        self.worker.send((WANT, token, [ref._id], 1, None, False, False))
 
     def _await(self, missing: dict[int, ObjectRef[Any]], count: int, timeout_s: float | None) -> bool:
         """Tell the driver what is wanted and wait until `count` of it is there; false on a timeout."""
@@ -219,6 +256,12 @@ class Inside(Submitting):
             for _, wire in values or ():  # too late: nobody wants it, but the loans must be given back
                 if wire.__class__ is tuple and wire[0] != ERROR_WIRE:
                     self._packed(wire)
+            return
+        if answer.settle is not None and answer.ref is not None:
+            del self._answers[token]
+            for _, wire in values or ():
+                self._resolve(answer.ref, wire)
+            answer.settle()
             return
         answer.values = values
         answer.is_there = True

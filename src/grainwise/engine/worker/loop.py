@@ -24,6 +24,9 @@ from ..wire import claims, control
 from ..wire.channel import Channel
 from ..wire.slices import items_of
 from ..wire.tasks import (
+    ACT,
+    CANCEL_CALL,
+    CREATES,
     EACH,
     EAGER,
     EXIT,
@@ -38,6 +41,7 @@ from ..wire.tasks import (
     STARRED,
     VALUES,
 )  # fmt: skip
+from .acting import Acting
 from .batch import Batch, Cancelled, HandBackError, InheritedError
 from .reporting import Reporting, intervals
 
@@ -69,6 +73,7 @@ class Worker(Reporting):
         self.tags: Any = None  # set by run_worker
         self.claim_lock: claims.SlotLock | None = None  # where there are no barriers
         self.is_twin = False  # this process was forked off by a task
+        self.acting = Acting(self)
         self.inbox: list[tuple[Any, ...]] = []  # batches that must wait for the blocked task
 
     # -- main loop -------------------------------------------------------------------------------------
@@ -82,6 +87,8 @@ class Worker(Reporting):
             else:
                 message = self.inside.next_message()
             if message is None or message[0] == EXIT:
+                if message is not None and self.acting.is_actor:
+                    self.acting.end()
                 return
             self.handle(message)
 
@@ -89,7 +96,10 @@ class Worker(Reporting):
         """Do what a frame says."""
         kind = message[0]
         if kind == RUN:
-            self.run_batch(*message[1:])
+            if self.acting.concurrent is not None and not message[2] & CREATES:
+                self.acting.concurrent.take(message[1], message[3], message[4])
+            else:
+                self.run_batch(*message[1:])
         elif kind == FUNCTION:
             self._learn_function(*message[1:])
         elif kind == FREE:
@@ -98,6 +108,10 @@ class Worker(Reporting):
             self.inside.answered(message[1], message[2])
         elif kind == FORGET:
             self.inside.forget(message[1])
+        elif kind == ACT:
+            self.acting.prepare(*message[1:])
+        elif kind == CANCEL_CALL:
+            self.acting.cancel(*message[1:])
         else:
             raise AssertionError(f"unknown message {kind}")
 
@@ -153,7 +167,7 @@ class Worker(Reporting):
             self._run_part(batch, *part)
             if len(batch.results) < part[0]:
                 break
-        self._flush_output()  # the user's code: what it does is still the last item's doing
+        self.flush_output()  # the user's code: what it does is still the last item's doing
         self.tags.end()
         self.report(batch, len(batch.results))
         if self.inside.untaught and outer[0] is None:
@@ -167,11 +181,20 @@ class Worker(Reporting):
             self.tags.begin(self.task_name, is_exact=True)
 
     def _run_part(
-        self, batch: Batch, end: int, identity: bytes, hint: int, num_returns: int, name: str
+        self, batch: Batch, end: int, identity: Any, hint: int, num_returns: int, name: str
     ) -> None:
         """Run the items of a batch up to `end`, all of one function."""
         self.task_name = name
-        function = self.functions.get(identity, _gone)
+        if identity.__class__ is str:
+            if identity not in self.acting.known:  # it may end the process: what was done before it stands
+                self.acting.known.add(identity)
+                if len(batch.results) > batch.sent:
+                    self.report(batch, -1)
+            function: Any = self.acting.method(identity)
+        else:
+            function = self.functions.get(identity, _gone)
+            if batch.flags & CREATES and not isinstance(function, BaseException):
+                function = self.acting.creator(function)
         if batch.failure is not None:
             function = self._failing(batch.failure, "item")
         elif isinstance(function, BaseException):
@@ -246,6 +269,9 @@ class Worker(Reporting):
             batch.claimed = []
             if self.is_twin:
                 self.leave(failure)
+            if self.acting.is_actor and isinstance(failure, SystemExit):
+                self.report(batch, -1)
+                self.acting.leave(failure)
             if failure is not None and len(results) == i and i < stop:
                 if failure.__class__ is HandBackError:
                     batch.stop = i
@@ -348,11 +374,14 @@ class Worker(Reporting):
         """The running task blocks: end the batch after it."""
         batch = self.batch
         self.sync()
-        if batch is not None:
+        if self.acting.is_actor:
+            self.unclaim()  # what it has not begun stays here, behind the waiting call
+        elif batch is not None:
             del batch.claimed[:]
             batch.stop = min(batch.stop, self.words[control.STARTED] + 1)
 
-    def _flush_output(self) -> None:
+    def flush_output(self) -> None:
+        """Have what was printed in the files."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -386,7 +415,7 @@ class Worker(Reporting):
 
             traceback.print_exception(error)
             status = 1
-        self._flush_output()
+        self.flush_output()
         os._exit(status)
 
     # -- errors ----------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ class OwnChildren:
     def _function_of(self, child: Child) -> Callable[..., Any] | None:
         """Return what a child calls, if it may run here."""
         options, ref = child.options, child.refs[0]
+        if child.function is None or child.wire[8]:
+            return None  # an actor's
         if (
             ref.place != LATENT
             or options.num_cpus != 1.0

@@ -220,6 +220,8 @@ class Reporting:
             self._reporter_lock.acquire(timeout=self.report_s)
             batch = self.batch
             if batch is None:
+                if self.inside.has_unsent():  # of a thread that belongs to no task
+                    self.inside.send_open()
                 quiet += 1
                 seen = (None, 0)
                 continue

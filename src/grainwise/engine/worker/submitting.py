@@ -16,15 +16,16 @@ from ...objects.ref import READY, ObjectRef
 from .. import current
 from ..wire import control
 from ..wire.failures import pack_or_name
-from ..wire.tasks import CANCEL_REF, PUT, SUBMIT, argument_name
+from ..wire.tasks import CANCEL_REF, FIND_ACTOR, KILL_ACTOR, PUT, SUBMIT, argument_name
 from .own_children import LATENT, SENT, OwnChildren
 from .values import BorrowedRef, Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from ..calls import ActorOptions, MethodOptions
     from ..current import Exportable, Options
     from .loop import Worker
 
@@ -40,8 +41,8 @@ class Child:
     def __init__(
         self,
         wire: tuple[Any, ...],
-        function: Exportable,
-        options: Options,
+        function: Exportable | None,
+        options: Any,
         args: list[Any],
         names: tuple[str, ...],
         packed_function: Packed | None,
@@ -49,7 +50,7 @@ class Child:
         kept: tuple[Any, ...],
     ) -> None:
         self.wire = wire
-        self.function = function
+        self.function: Any = function  # None for a call of an actor
         self.options = options
         self.args = args
         self.names = names
@@ -109,49 +110,136 @@ class Submitting(Values):
         kwargs: dict[str, Any],
     ) -> Any:
         self._check_open()
-        uid = function.identify()
-        outpost, name = self.worker.outpost, options.name
-        packed_function = None
-        if not function.is_exported and uid not in self._told:
-            packed_function = pack_or_name(
-                function.function, outpost, what="function", name=function.name, task_name=name
-            )
+        # First everything is packed, then it is lent: what can't be sent must not be owned by nobody.
+        packed_function = self._pack_function(function, options.name)
+        code = getattr(function.function, "__code__", None)
+        packed_args = self._pack_args(args, kwargs, code, options.name)
+        refs = self._new_refs(options.num_returns)
+        self._append(
+            function.identify(), function, astuple, options, packed_args, tuple(kwargs), packed_function,
+            refs, (args, kwargs),
+        )  # fmt: skip
+        if options.num_returns == 0:
+            return None
+        return refs[0] if options.num_returns == 1 else list(refs)
+
+    def _pack_function(self, function: Exportable, name: str) -> Packed | None:
+        """Return a function or class packed, None if the driver knows it."""
+        if function.is_exported or function.identify() in self._told:
+            return None
+        return pack_or_name(
+            function.function, self.worker.outpost, what="function", name=function.name, task_name=name
+        )
+
+    def _pack_args(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], code: Any, task_name: str
+    ) -> list[Any]:
         names = tuple(kwargs)
         count = len(args) + len(names)
-        code = getattr(function.function, "__code__", None)
-        # First everything is packed, then it is lent: what can't be sent must not be owned by nobody.
-        packed_args = [
-            self._pack_arg(arg, argument_name(i, count, names, code), name)
+        return [
+            self._pack_arg(arg, argument_name(i, count, names, code), task_name)
             for i, arg in enumerate((*args, *kwargs.values()))
         ]
+
+    def _new_refs(self, count: int) -> list[BorrowedRef]:
         base = self.worker.uid << UID_SHIFT
-        refs = [self._borrow(base | next(self._ids)) for _ in range(max(1, options.num_returns))]
+        return [self._borrow(base | next(self._ids)) for _ in range(max(1, count))]
+
+    def _append(
+        self, uid: bytes | int, function: Exportable | None, astuple: tuple[Any, ...], options: Any,
+        packed_args: list[Any], names: tuple[str, ...], packed_function: Packed | None,
+        refs: list[BorrowedRef], kept: tuple[Any, ...], *, is_actor: bool = False,
+    ) -> None:  # fmt: skip
+        """Put a child into the buffer; its uid is an actor's identity if it is a call of a method."""
         batch = self.worker.batch
         self.worker.sync()
         child = (
             [ref._id for ref in refs],
             uid,
-            function.name,
-            None if packed_function is None else self._wire(packed_function),
+            "" if function is None else function.name,
+            None if packed_function is None else self.wire(packed_function),
             astuple,
-            [self._wire(arg) for arg in packed_args],
+            [self.wire(arg) for arg in packed_args],
             names,
             None if batch is None else (batch.seq, self.worker.words[control.STARTED]),
+            is_actor,
         )
         for ref in refs:
             ref.place = LATENT
-        self.buffer.append(
-            Child(child, function, options, packed_args, names, packed_function, refs, (args, kwargs))
-        )
-        if packed_function is not None:
-            self._told.add(uid)
+        self.buffer.append(Child(child, function, options, packed_args, names, packed_function, refs, kept))
+        if packed_function is not None and function is not None:
+            self._told.add(function.identify())
         if len(self.buffer) >= SHIP_AT:
             self.send_open()
         else:
             self.worker.wake_reporter()
-        if options.num_returns == 0:
-            return None
-        return refs[0] if options.num_returns == 1 else list(refs)
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """Return the values of refs, waiting for them."""
+        raise NotImplementedError
+
+    # -- actors ----------------------------------------------------------------------------------------
+
+    def create_actor(
+        self, exported: Exportable, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
+    ) -> tuple[ObjectRef[Any], Any]:
+        """Make an actor, or find the one of its name; return its ref and description."""
+        self._check_open()
+        if options.num_cpus > self.num_cpus:
+            from ...errors import InfeasibleTaskError
+
+            raise InfeasibleTaskError(
+                f"actor {options.class_name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
+                f"{self.num_cpus:g}, which is what the engine has"
+            )
+        name = f"{options.class_name}.__init__"
+        packed_function = self._pack_function(exported, name)
+        packed_args = self._pack_args(args, kwargs, None, name)
+        refs = self._new_refs(2)  # the actor's, and that of the answer where its name may be taken
+        self._append(
+            exported.identify(), exported, options.astuple(), options, packed_args, tuple(kwargs),
+            packed_function, refs, (args, kwargs), is_actor=True,
+        )  # fmt: skip
+        if options.name:
+            self.send_open()
+            found: tuple[ObjectRef[Any], Any] = self.get([refs[1]], None)[0]
+            return found
+        return refs[0], options.description
+
+    def bind_method(self, ref: ObjectRef[Any], options: MethodOptions) -> Callable[..., Any]:
+        """Return what submits a call of an actor's method."""
+        method, name, num_returns, retries, classes, group = options.astuple()
+        if isinstance(classes, tuple):
+            classes = serialize(classes)
+        astuple = (method, name, num_returns, retries, classes, group)
+
+        def submit(*args: Any, **kwargs: Any) -> Any:
+            self._check_open()
+            packed_args = self._pack_args(args, kwargs, None, name)
+            refs = self._new_refs(num_returns)
+            self._append(
+                ref._id, None, astuple, options, packed_args, tuple(kwargs), None, refs, (args, kwargs, ref)
+            )
+            if num_returns == 0:
+                return None
+            return refs[0] if num_returns == 1 else list(refs)
+
+        return submit
+
+    def find_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], Any]:
+        """Return the ref and the description of the actor of a name."""
+        self._check_open()
+        (ref,) = self._new_refs(1)
+        self.send_open()
+        self.worker.send((FIND_ACTOR, ref._id, name, namespace))
+        found: tuple[ObjectRef[Any], Any] = self.get([ref], None)[0]
+        return found
+
+    def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
+        """Have the driver end an actor's process."""
+        self._check_open()
+        self.send_open()
+        self.worker.send((KILL_ACTOR, ref._id, no_restart))
 
     def _check_open(self) -> None:
         if self.is_closed:
@@ -209,7 +297,7 @@ class Submitting(Values):
         """Tell the driver the value of a ref that it does not know: an atom, packed, or an error's wire."""
         self.worker.shield()  # what is lent, and a ref that counts as sent, must arrive
         try:
-            wire = self._wire(value)
+            wire = self.wire(value)
             self.send_open()  # the value may hold refs of tasks that lie in the buffer
             self.worker.send((PUT, ref._id, wire))
         finally:

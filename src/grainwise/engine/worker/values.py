@@ -108,27 +108,48 @@ class Values:
 
     def call(self, function: Callable[..., Any], wire: tuple[Any, ...]) -> Any:
         """Unpack the arguments of a call and run it."""
+        if not wire:
+            return function()
         _, wires, names = wire
         batch = self.worker.batch
         if batch is not None and batch.flags & FUSED:
             wires = self._fill_in(batch, wires)
+        args = self._unpack_args(wires, names, function, self.worker.task_name, self.reuse.take)
+        if names:
+            first = len(args) - len(names)
+            return function(*args[:first], **dict(zip(names, args[first:])))
+        return function(*args)
+
+    def arguments(
+        self, wire: Any, function: Callable[..., Any], task_name: str
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Unpack the arguments of a call; in any thread."""
+        if wire.__class__ is not tuple:
+            return [wire], {}
+        if not wire:
+            return [], {}
+        _, wires, names = wire
+        args = self._unpack_args(wires, names, function, task_name, unpack)
+        first = len(args) - len(names)
+        return args[:first], dict(zip(names, args[first:]))
+
+    def _unpack_args(
+        self, wires: list[Any], names: tuple[str, ...], function: Callable[..., Any], task_name: str,
+        take: Callable[[Packed], Any],
+    ) -> list[Any]:  # fmt: skip
         packs = [self._packed(arg) if arg.__class__ is tuple else arg for arg in wires]  # all loans, first
         args = []
         for position, arg in enumerate(packs):
             if arg.__class__ is Packed:
                 try:
-                    arg = self.reuse.take(arg)
+                    arg = take(arg)
                 except (KeyboardInterrupt, MemoryError):
                     raise
                 except BaseException as error:
                     what = argument_name(position, len(wires), names, getattr(function, "__code__", None))
-                    raise unreadable(error, what, self.worker.task_name) from error
+                    raise unreadable(error, what, task_name) from error
             args.append(arg)
-        del packs
-        if names:
-            first = len(args) - len(names)
-            return function(*args[:first], **dict(zip(names, args[first:])))
-        return function(*args)
+        return args
 
     def _fill_in(self, batch: Batch, wires: list[Any]) -> list[Any]:
         """Put results of the same batch in their places.
@@ -182,30 +203,38 @@ class Values:
         Raises:
             SerializationError: names what in it can't be pickled.
         """
-        return self._wire(self._pack(value, "result", "result"))
+        return self.wire(self._pack(value, "result", "result"))
 
     def pack_results(self, num_returns: int) -> Callable[[Any], tuple[Any, ...]]:
         """Return what packs the value of a task with several results."""
 
         def pack_each(value: Any) -> tuple[Any, ...]:
-            if not num_returns:
-                return (MULTI_WIRE, [])
-            try:
-                values = list(value)
-            except TypeError:
-                values = [value]
-            if len(values) != num_returns:
-                raise ValueError(
-                    f"task {self.worker.task_name!r} returned {len(values)} values - expected {num_returns} "
-                    f"(its num_returns)"
-                )
+            values = self.split_results(value, num_returns, self.worker.task_name)
             packed = [
                 v if is_atom(v) else self._pack(v, f"result {i}", f"result[{i}]")
                 for i, v in enumerate(values)
             ]
-            return (MULTI_WIRE, [self._wire(part) for part in packed])
+            return (MULTI_WIRE, [self.wire(part) for part in packed])
 
         return pack_each
+
+    def split_results(self, value: Any, num_returns: int, task_name: str) -> list[Any]:
+        """Return the parts of the value of a task with several results.
+
+        Raises:
+            ValueError: there are more or fewer of them.
+        """
+        if not num_returns:
+            return []
+        try:
+            values = list(value)
+        except TypeError:
+            values = [value]
+        if len(values) != num_returns:
+            raise ValueError(
+                f"task {task_name!r} returned {len(values)} values - expected {num_returns} (its num_returns)"
+            )
+        return values
 
     def _pack(self, value: object, what: str, name: str) -> Packed:
         worker, batch = self.worker, self.worker.batch
@@ -234,7 +263,7 @@ class Values:
         name = what.removeprefix("argument ").strip("'")
         return pack_or_name(arg, self.worker.outpost, what=what, name=name, task_name=task_name)
 
-    def _wire(self, arg: Any) -> Any:
+    def wire(self, arg: Any) -> Any:
         """Return what travels; own blobs become the driver's."""
         if isinstance(arg, ObjectRef):
             self.own.tell(arg)

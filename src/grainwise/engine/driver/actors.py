@@ -1,0 +1,363 @@
+"""Actors: processes of their own that hold an object and run calls of its methods, in order.
+
+    handle.method.remote(x) ──append──► actor.open ──send──► its process ··· results ──► ref._value
+                                            │
+                  a call that waits for a ref, and those behind it of the same caller: actor.held
+
+An actor is a worker that is forked for it and that the policy does not know: nobody else can run its calls,
+so there is nothing to choose. Its constructor is the first item that this worker gets, and a call is a ref
+whose spec is a method: what holds for batches of tasks holds for batches of calls.
+
+Guarantees:
+
+* Calls of one caller (the driver, or one worker) run in the order in which they were submitted, also if an
+  earlier one must wait for its arguments. Where calls may run at once (`async def`, `max_concurrency`,
+  groups), they begin as soon as they can.
+* An actor ends when its last handle is gone and its calls have ended; handles are refs (`actor.ActorRef`) and
+  counted as such, wherever they are. A detached one holds its own.
+* When its process dies, the call that was running, and those that had ended within the last fraction of a
+  millisecond without being reported, are run again if they may be (`max_task_retries`), else they fail. What
+  had not begun waits for the actor's restart, if there is one (`max_restarts`).
+
+All of it happens under the engine's turn, unless stated otherwise.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+
+from ...errors import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    EngineClosedError,
+    InfeasibleTaskError,
+    WorkerStartError,
+)  # fmt: skip
+from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, pack
+from ...objects.ref import FAILED, PACKED, ObjectRef
+from ..wire.tasks import Call, TaskSpec
+from .actor import ALIVE, DEAD, NEW, Actor, ActorRef
+from .actor_sending import ActorSending
+from .submissions import point_to
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..calls import ActorOptions, MethodOptions
+    from ..current import Exportable
+    from ..processes.pool import WorkerHandle
+    from ..wire.tasks import Function
+    from .engine import Engine
+
+_new_ref = ObjectRef.__new__
+
+
+class Actors(ActorSending):
+    """All actors of a session.
+
+    Attributes:
+        active: those with something in their queue, or without a process that they could have.
+        by_id: those that are not dead.
+        names: those that can be found, by namespace and name.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.active: dict[Actor, None] = {}
+        self.missed: deque[Actor] = deque()
+        self.by_id: dict[int, Actor] = {}
+        self.names: dict[tuple[str, str], Actor] = {}
+        self.reserved_cpus = 0.0
+        self._dropped: deque[int] = deque()
+        self._dead: weakref.WeakKeyDictionary[ActorRef, Actor] = weakref.WeakKeyDictionary()
+
+    def drop(self, identity: int) -> None:
+        """Note that the last handle of an actor is gone; called by finalizers, in the middle of anything."""
+        self._dropped.append(identity)
+        self.engine.backstop.ring()
+
+    def has_work(self) -> bool:
+        """Say whether `send` has something to look at."""
+        return bool(self.active or self.missed or self._dropped)
+
+    # -- making ----------------------------------------------------------------------------------------
+
+    def create(
+        self, exported: Exportable, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
+    ) -> tuple[ActorRef, Any]:
+        """Make an actor, or find the one of its name; return its ref and description. Takes the turn itself.
+
+        Raises:
+            SerializationError: the class or an argument can't be pickled.
+            InfeasibleTaskError: more CPUs are asked for than the engine has.
+            ActorAlreadyExistsError: the name is taken.
+        """
+        engine = self.engine
+        engine.check_open()
+        if options.may_exist:
+            with engine.turn:
+                known = self._find(options.name, options.namespace)
+            if known is not None:
+                return known, self.by_id[known._id].options.description
+        function = engine.submissions.export(exported)
+        name = f"{options.class_name}.__init__"
+        call, _, has_refs = engine.submissions.pack_call(args, kwargs, None, name)
+        with engine.turn:
+            engine.check_open()
+            ref = self.add(engine.borders.new_identity(), function, options, call, has_refs=has_refs)
+        engine.backstop.wake()
+        return ref, options.description
+
+    def add(
+        self, identity: int, function: Function, options: ActorOptions, call: Call, *, has_refs: bool
+    ) -> ActorRef:
+        """Enter a new actor and start it.
+
+        Raises:
+            InfeasibleTaskError: more CPUs are asked for than the engine has.
+            ActorAlreadyExistsError: the name is taken.
+        """
+        have = self.engine.settings.num_cpus
+        if options.num_cpus > have:
+            raise InfeasibleTaskError(
+                f"actor {options.class_name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
+                f"{have:g}, which is what the engine has"
+            )
+        key = (options.namespace, options.name)
+        if options.name and self._find(options.name, options.namespace) is not None:
+            raise ActorAlreadyExistsError(
+                f"an actor named {options.name!r} exists already in namespace {options.namespace!r} - "
+                f"expected a free name - use get_if_exists=True to take the one that exists"
+            )
+        actor = Actor(identity, function, options, call)
+        ref = actor.new_ref(self)
+        self.by_id[identity] = actor
+        if options.name:
+            self.names[key] = actor
+        self._make(actor, has_refs=has_refs)
+        return ref
+
+    def _make(self, actor: Actor, *, has_refs: bool = False) -> None:
+        """Have an actor's constructor run, before everything else that it has to do."""
+        call = actor.creation
+        assert call is not None
+        call.is_sent = False
+        spec = actor.creation_spec()
+        ref: ObjectRef[Any] = _new_ref(ObjectRef)
+        ref._value, ref._state = call, spec
+        actor.has_calls = spec.has_calls = True
+        actor.state = NEW
+        actor.is_starting = ref
+        self.engine.results.watch(ref, lambda _: self._made(actor, ref))
+        if has_refs:
+            self.engine.submissions.await_arguments(spec, ref, call)
+        self.active[actor] = None
+        self._send(actor, waiting=True)
+
+    def _made(self, actor: Actor, ref: ObjectRef[Any]) -> None:
+        """The constructor has returned or raised."""
+        if actor.is_starting is not ref:
+            return
+        actor.is_starting = None
+        if ref._state == FAILED:
+            error = ref._value
+            made = ActorDiedError(
+                f"actor {actor.options.class_name!r} was never made - its constructor failed: "
+                f"{type(error).__name__}: {error}"[:2000],
+                actor_name=actor.options.class_name,
+                actor_id=f"{actor.id:032x}",
+                pid=getattr(error, "pid", None),
+                detail=str(getattr(error, "traceback_text", "")),
+            )
+            made.__cause__ = error
+            self.die(actor, made)
+            return
+        actor.state = ALIVE
+        if not actor.options.max_restarts:
+            actor.creation = None  # and with it what it was given
+        self.active[actor] = None
+
+    def _place(self, actor: Actor) -> WorkerHandle | None:
+        """Start an actor's process, once there are CPUs for it."""
+        cpus = actor.options.num_cpus
+        engine = self.engine
+        if cpus and not actor.is_reserved:
+            if self.reserved_cpus + cpus > engine.settings.num_cpus + 1e-9:
+                return None  # until another actor ends
+            actor.is_reserved = True
+            self.reserved_cpus += cpus
+            engine.dispatcher.policy.reserve(cpus)
+        try:
+            handle = engine.pool.start_worker(-1)
+        except (OSError, WorkerStartError) as error:
+            self.die(actor, self._died(actor, f"its process could not be started: {error}"))
+            return None
+        handle.actor = actor
+        actor.handle = handle
+        return handle
+
+    # -- finding ---------------------------------------------------------------------------------------
+
+    def _find(self, name: str, namespace: str) -> ActorRef | None:
+        actor = self.names.get((namespace, name))
+        ref: ActorRef | None = None if actor is None else actor.ref()
+        return ref
+
+    def find(self, name: str, namespace: str) -> tuple[ActorRef, Any]:
+        """Return the ref and the description of the actor of a name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        ref = self._find(name, namespace)
+        if ref is None:
+            raise ValueError(
+                f"there is no actor named {name!r} in namespace {namespace!r} - expected one that was made "
+                f"with options(name=...) and is alive"
+            )
+        return ref, self.by_id[ref._id].options.description
+
+    def existing(self, options: ActorOptions) -> ActorRef | None:
+        """Return the actor that has a name already."""
+        return self._find(options.name, options.namespace)
+
+    def describe(self, ref: ActorRef) -> Packed:
+        """Return a ref and its description as they travel."""
+        return pack((ref, self.by_id[ref._id].options.description), self.engine.store)
+
+    def answer_find(self, handle: WorkerHandle, identity: int, name: str, namespace: str) -> None:
+        """Answer a worker that looks for an actor."""
+        answer: ObjectRef[Any] = _new_ref(ObjectRef)
+        answer._id = identity
+        try:
+            answer._value, answer._state = self.describe(self.find(name, namespace)[0]), PACKED
+        except ValueError as error:
+            answer._value, answer._state = error, FAILED
+        self.engine.borders.lend_ref(answer, handle)
+
+    # -- calls -----------------------------------------------------------------------------------------
+
+    def bind(self, handle_ref: ObjectRef[Any], options: MethodOptions) -> Callable[..., Any]:
+        """Return what submits a call of a method; used in any thread.
+
+        Raises:
+            EngineClosedError: the actor belonged to a session that has ended.
+        """
+        engine = self.engine
+        actor = self._actor_of(handle_ref)
+        spec = actor.spec_of(options)
+        submissions = engine.submissions
+
+        held = actor, handle_ref  # whoever keeps this keeps the actor
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            actor = held[0]
+            call, _, has_refs = submissions.pack_call(args, kwargs, spec.function.code, spec.name)
+            return self.submit(actor, spec, call, has_refs)
+
+        if options.num_returns != 1:
+            return slow
+        queue = actor.open
+        append, wake = queue.append, engine.wake_actor
+        new, kind, atoms, texts, size, kind_of = _new_ref, ObjectRef, ATOMS, TEXTS, len, type
+        limit = ATOM_LIMIT
+        nothing: Any = ()
+
+        def submit(*args: Any, **kwargs: Any) -> Any:
+            if kwargs:
+                return slow(*args, **kwargs)
+            if args:
+                if size(args) != 1:
+                    return slow(*args)
+                (value,) = args
+                value_kind = kind_of(value)
+                if value_kind not in atoms and (value_kind not in texts or size(value) > limit):
+                    return slow(*args)
+            else:
+                value = nothing
+            ref = new(kind)
+            ref._value = value
+            ref._state = spec
+            append(ref)
+            if size(queue) >= actor.send_at:
+                wake(actor)
+            return ref
+
+        return submit
+
+    def known(self, identity: int) -> Actor:
+        """Return the actor of an identity, which a worker has a handle of."""
+        ref = self.engine.borders.refs[identity]
+        if not isinstance(ref, ActorRef):
+            raise ref._value if ref._state == FAILED else LookupError(f"{identity:#x} is no actor")
+        return self._actor_of(ref)
+
+    def enter(self, actor: Actor, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]) -> ObjectRef[Any]:
+        """Take a call that a worker has submitted, with the refs that it made; return what stands for it."""
+        if spec.num_returns == 1:
+            ref = refs[0]
+        else:
+            ref = _new_ref(ObjectRef)
+            call.outs = tuple(refs[: spec.num_returns])
+            point_to(call.outs, spec, ref)
+        ref._value, ref._state = call, spec
+        self.queue(actor, ref, call)
+        return ref
+
+    def _actor_of(self, ref: ObjectRef[Any]) -> Actor:
+        actor = self.by_id.get(ref._id)
+        if actor is None and isinstance(ref, ActorRef):
+            actor = self._dead.get(ref)
+        if actor is None:
+            self.engine.check_open()
+            raise EngineClosedError(
+                "a handle of an actor was used whose session has ended - expected one of the running session"
+            )
+        return actor
+
+    def submit(self, actor: Actor, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
+        """Queue a call; return its ref, its refs or None. Takes the turn itself where that is needed."""
+        ref: ObjectRef[Any] = _new_ref(ObjectRef)
+        ref._value = call
+        ref._state = spec
+        actor.has_calls = spec.has_calls = True
+        result: Any = ref
+        if spec.num_returns != 1:
+            call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
+            point_to(call.outs, spec, ref)
+            result = list(call.outs) if call.outs else None
+        if has_refs:
+            with self.engine.turn:
+                self.queue(actor, ref, call)
+        else:
+            actor.open.append(ref)
+        if len(actor.open) >= actor.send_at:
+            self.engine.wake_actor(actor)
+        return result
+
+    def queue(self, actor: Actor, ref: ObjectRef[Any], call: Call) -> None:
+        """Queue a call that may wait for refs."""
+        actor.has_calls = ref._state.has_calls = True
+        if actor.state == DEAD:
+            self.engine.results.fail(ref, actor.error or self._died(actor, "it is dead"))
+            return
+        actor.open.append(ref)
+        self.active[actor] = None
+        if any(isinstance(arg, ObjectRef) for arg in call.args):
+            self.engine.submissions.await_arguments(ref._state, ref, call)
+
+    def settled(self, actor: Actor, ref: ObjectRef[Any], call: Call) -> None:
+        """A call waits no more: its arguments are there, or it has failed."""
+        key = actor.key_of(ref, call)
+        held = actor.held.get(key)
+        if held:
+            first = held[0]
+            if first._state.__class__ is TaskSpec and first._value.wants:
+                return
+            del actor.held[key]
+            actor.open.extendleft(reversed(held))
+        if actor.state != DEAD:
+            self.active[actor] = None
