@@ -1,5 +1,10 @@
 # pyright: strict
-"""What a user's type checker must know of actors. Checked, never run."""
+# mypy: ignore-errors
+"""What a user's type checker must know of actors. Checked, never run.
+
+mypy takes a decorated class for the class itself, whatever the decorator returns; what it can see is in
+`pass_actor_calls.py`.
+"""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """Return the same method with other options: `num_returns`, `max_task_retries`, `name`, ..."""
         own = self._options
-        values = dict(zip(MethodOptions.__slots__, (getattr(own, name) for name in MethodOptions.__slots__)))
+        values: dict[str, Any] = {name: getattr(own, name) for name in MethodOptions.__slots__}
         for name, value in check_method_options(options).items():
             if value is not None:
                 values[{"concurrency_group": "group"}.get(name, name)] = value
@@ -231,7 +231,7 @@ def _rebuild_method(ref: ObjectRef[Any], options: tuple[Any, ...]) -> ActorMetho
 # -- words -----------------------------------------------------------------------------------------------
 
 
-def method(*args: Any, **options: Any) -> Any:
+def method(*args: Any, **options: Any) -> Callable[[F], F]:
     """Give a method of an actor's class options of its own.
 
     Args:
