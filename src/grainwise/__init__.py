@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from .adapters.dask_scheduler import dask_get as dask_get
     from .adapters.futures.executor import Executor as Executor
     from .adapters.joblib_hook import register_joblib as register_joblib
+    from . import exceptions as exceptions
+    from . import util as util
+    from .api.context import RuntimeContext as RuntimeContext
+    from .api.context import available_resources as available_resources
+    from .api.context import cluster_resources as cluster_resources
+    from .api.context import get_gpu_ids as get_gpu_ids
+    from .api.context import get_runtime_context as get_runtime_context
+    from .api.context import nodes as nodes
     from .api.map import MapResults as MapResults
     from .api.map import map as map
     from .api.map import starmap as starmap
@@ -36,9 +44,17 @@ if TYPE_CHECKING:
     from .api.values import get as get
     from .api.values import put as put
     from .api.values import wait as wait
+    from .as_ray import install_as_ray as install_as_ray
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
+    "RuntimeContext": "api.context",
+    "available_resources": "api.context",
+    "cluster_resources": "api.context",
+    "get_gpu_ids": "api.context",
+    "get_runtime_context": "api.context",
+    "nodes": "api.context",
+    "install_as_ray": "as_ray",
     "report": "api.reports",
     "timeline": "api.reports",
     "Executor": "adapters.futures.executor",
@@ -64,13 +80,21 @@ __all__ = [
     "MapResults",
     "ObjectRef",
     "RemoteFunction",
+    "RuntimeContext",
+    "available_resources",
     "cancel",
+    "cluster_resources",
     "dask_get",
     "errors",
+    "exceptions",
     "get",
+    "get_gpu_ids",
+    "get_runtime_context",
     "init",
+    "install_as_ray",
     "is_initialized",
     "map",
+    "nodes",
     "put",
     "register_joblib",
     "remote",
@@ -78,6 +102,7 @@ __all__ = [
     "shutdown",
     "starmap",
     "timeline",
+    "util",
     "wait",
 ]
 
@@ -89,8 +114,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("grainwise")
-    if name == "errors":
-        return import_module(".errors", __name__)
+    if name in ("errors", "exceptions", "util"):
+        return import_module(f".{name}", __name__)
     where = _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,6 +36,12 @@ else:  # last, so that linters take this `overload` for the one in effect
 
 
 _OPTIONS = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+_RAYS = frozenset((
+    "accelerator_type", "enable_task_events", "label_selector", "max_calls", "memory", "num_gpus", "resources",
+    "runtime_env", "scheduling_strategy", "_generator_backpressure_num_objects", "_labels", "_metadata",
+    "fallback_strategy",
+))  # fmt: skip
+"""Ray's other options: taken where they ask for nothing that is missing here."""
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -316,6 +322,12 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
     }
     values: dict[str, Any] = dict(zip(checks, start.astuple()))
     for name, value in changes.items():
+        if name not in checks and name in _RAYS:
+            if value is not None:
+                from .ray_arguments import check_task_option
+
+                check_task_option(name, value)
+            continue
         if name not in checks:
             raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
         if value is not None:
