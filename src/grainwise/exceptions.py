@@ -89,11 +89,11 @@ class ActorPlacementGroupRemoved(_Worded):  # noqa: N818 -- Ray's name, like all
     """The placement group of this actor has been removed."""
 
 
-class ActorAlreadyExistsError(ValueError, _Worded):
+class ActorAlreadyExistsError(_Worded, ValueError):
     """There is an actor of this name."""
 
 
-class ActorHandleNotFoundError(ValueError, _Worded):
+class ActorHandleNotFoundError(_Worded, ValueError):
     """There is no such actor in this session."""
 
 

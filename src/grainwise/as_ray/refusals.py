@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..api.ray_arguments import CLUSTERS
 from ..errors import GrainwiseError
 
-_TOGETHER = f"it needs Ray: {CLUSTERS}"
+SOON = ("actors", "placement groups")
+"""What is to come on one machine, too."""
 MODULES = {
     "ray.air": "Ray AIR",
     "ray.autoscaler": "the autoscaler",
@@ -24,10 +25,10 @@ MODULES = {
     "ray.train": "Ray Train",
     "ray.tune": "Ray Tune",
     "ray.workflow": "Ray Workflow",
-    "ray.actor": "actors (they come next)",
+    "ray.actor": "actors",
     "ray.experimental.channel": "compiled graphs",
     "ray.util.accelerators": "accelerators",
-    "ray.util.actor_pool": "actors (they come next)",
+    "ray.util.actor_pool": "actors",
     "ray.util.client": "Ray Client",
     "ray.util.collective": "collective communication",
     "ray.util.dask": "Ray's Dask scheduler (grainwise.dask_get is ours)",
@@ -35,8 +36,8 @@ MODULES = {
     "ray.util.iter": "parallel iterators",
     "ray.util.lightgbm": "LightGBM-Ray",
     "ray.util.metrics": "metrics",
-    "ray.util.placement_group": "placement groups (they come next)",
-    "ray.util.queue": "actors (they come next)",
+    "ray.util.placement_group": "placement groups",
+    "ray.util.queue": "actors",
     "ray.util.rpdb": "the remote debugger",
     "ray.util.sgd": "Ray SGD",
     "ray.util.spark": "Spark",
@@ -49,11 +50,11 @@ NAMES = {
     "ClientBuilder": "Ray Client",
     "cpp_function": "calls of other languages",
     "data": "Ray Data",
-    "get_actor": "actors (they come next)",
+    "get_actor": "actors",
     "java_actor_class": "calls of other languages",
     "java_function": "calls of other languages",
-    "kill": "actors (they come next)",
-    "method": "actors (they come next)",
+    "kill": "actors",
+    "method": "actors",
     "serve": "Ray Serve",
     "train": "Ray Train",
     "tune": "Ray Tune",
@@ -75,7 +76,7 @@ def refused_module(name: str) -> NotOfferedModuleError | None:
     for end in range(len(parts), 1, -1):
         what = MODULES.get(".".join(parts[:end]))
         if what is not None:
-            return NotOfferedModuleError(f"`import {name}` asks for {what}, which is not offered - {_TOGETHER}")
+            return NotOfferedModuleError(f"`import {name}`: {_reason(what)}")
     return None
 
 
@@ -84,4 +85,10 @@ def refused_name(module: str, name: str) -> NotOfferedNameError | None:
     what = NAMES.get(name) if module == "ray" else None
     if what is None:
         return None
-    return NotOfferedNameError(f"`{module}.{name}` is {what}, which is not offered - {_TOGETHER}")
+    return NotOfferedNameError(f"`{module}.{name}`: {_reason(what)}")
+
+
+def _reason(what: str) -> str:
+    if what in SOON:
+        return f"grainwise does not offer {what} yet"
+    return f"grainwise does not offer {what} - {CLUSTERS}"

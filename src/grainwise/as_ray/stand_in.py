@@ -10,6 +10,7 @@ VERSION = "2.60.0+grainwise"
 """That of the Ray whose behaviour is offered."""
 
 __path__: list[str] = []  # a package, so that `import ray.util` asks the finder
+__name__ = "ray"  # and `from ray import tune`, too
 __version__ = VERSION
 __commit__ = "grainwise"
 
