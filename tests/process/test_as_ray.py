@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def run(program: str, **options: str) -> ScriptResult:
     assert result.stderr == ""
     assert_nothing_left(result.mark)
     return result
+
+
+def beside(folder: Path) -> str:
+    """Return a PYTHONPATH with a folder before what is there."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 # --- the name -----------------------------------------------------------------------------------------------
@@ -66,7 +72,7 @@ import ray, library
 assert ray.get(library.double.remote(2)) == 4
 assert ray.get(ray.remote(library.quadruple).remote(2)) == 8
 """,
-        PYTHONPATH=str(tmp_path),
+        PYTHONPATH=beside(tmp_path),
     )
 
 
@@ -164,6 +170,21 @@ grainwise.install_as_ray()
     assert result.returncode == 0, result.stderr
 
 
+def test_dask_on_ray() -> None:
+    run("""
+import dask, ray
+from ray.util.dask import disable_dask_on_ray, enable_dask_on_ray, ray_dask_get
+from ray.util.client.common import ClientObjectRef
+
+assert not isinstance(ray.put(1), ClientObjectRef)
+total = dask.delayed(sum)([dask.delayed(abs)(-1), dask.delayed(abs)(-2)])
+assert total.compute(scheduler=ray_dask_get) == 3
+with enable_dask_on_ray():
+    assert total.compute() == 3
+disable_dask_on_ray()
+""")
+
+
 # --- init ---------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +257,7 @@ def test_an_unchanged_script_runs(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("FACTOR = 3\n")
     script = tmp_path / "script.py"
     script.write_text("""
+import os
 import sys
 import ray
 from beside import FACTOR
@@ -258,7 +280,7 @@ if __name__ == "__main__":
 
 def test_a_module_runs_and_a_script_that_fails_fails(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import ray, sys\nprint(ray.get(ray.put(sys.argv[1])))\nsys.exit(3)\n")
-    result = run_script(RUNNER, timeout=60, args=["-m", "program", "x"], env={"PYTHONPATH": str(tmp_path)})
+    result = run_script(RUNNER, timeout=60, args=["-m", "program", "x"], env={"PYTHONPATH": beside(tmp_path)})
     assert (result.returncode, result.stdout, result.stderr) == (3, "x\n", "")
 
 

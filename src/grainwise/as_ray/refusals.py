@@ -31,7 +31,6 @@ MODULES = {
     "ray.util.actor_pool": "actors",
     "ray.util.client": "Ray Client",
     "ray.util.collective": "collective communication",
-    "ray.util.dask": "Ray's Dask scheduler (grainwise.dask_get is ours)",
     "ray.util.horovod": "Horovod",
     "ray.util.iter": "parallel iterators",
     "ray.util.lightgbm": "LightGBM-Ray",

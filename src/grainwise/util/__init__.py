@@ -36,7 +36,7 @@ _WHERE = {
 }
 _LATER = {"ActorPool": "actor_pool"}
 """Names whose modules may not be there."""
-_MODULES = ("actor_pool", "joblib", "multiprocessing", "placement_group", "queue", "state")
+_MODULES = ("actor_pool", "dask", "joblib", "multiprocessing", "placement_group", "queue", "state")
 
 __all__ = [
     "as_completed",

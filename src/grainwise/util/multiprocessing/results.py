@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout  # a class of its own up to Python 3.10
 from multiprocessing import TimeoutError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -104,12 +105,6 @@ class AsyncResult:
                 self._callback(self._future.result())
         finally:
             self._is_ready.set()
-
-
-try:
-    from concurrent.futures import TimeoutError as FutureTimeout  # another class up to Python 3.10
-except ImportError:  # pragma: no cover
-    FutureTimeout = TimeoutError
 
 
 class _Shelf:
@@ -212,4 +207,6 @@ class ImapIterator:
     def __del__(self) -> None:
         shelf = getattr(self, "_shelf", None)
         if shelf is not None and not shelf.is_over:
-            shelf.is_dropped = True
+            with shelf.changed:
+                shelf.is_dropped = True
+                shelf.changed.notify_all()
