@@ -85,7 +85,10 @@ class Alias:
 
     def exec_module(self, module: ModuleType) -> None:
         """Replace it."""
-        sys.modules[module.__name__] = import_module(self._where)
+        found = import_module(self._where)
+        if not hasattr(found, "__path__"):
+            found.__path__ = []  # what is one file here may be a package of Ray's
+        sys.modules[module.__name__] = found
 
 
 def stand_in() -> ModuleType:
