@@ -27,8 +27,8 @@ ROWS = [
     ["as_ray"],
 ]
 SIDEWAYS = {
-    ("config", "errors"), ("exceptions", "errors"), ("cli", "adapters"), ("cli", "ui"), ("cli", "demo"), ("cli", "doctor"),
-    ("__main__", "cli"),
+    ("config", "errors"), ("exceptions", "errors"), ("cli", "adapters"), ("cli", "ui"), ("cli", "demo"),
+    ("cli", "doctor"), ("__main__", "cli"),
 }  # fmt: skip
 HEIGHT = {layer: height for height, row in enumerate(ROWS) for layer in row}
 

@@ -279,7 +279,8 @@ if __name__ == "__main__":
 
 
 def test_a_module_runs_and_a_script_that_fails_fails(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text("import ray, sys\nprint(ray.get(ray.put(sys.argv[1])))\nsys.exit(3)\n")
+    program = "import ray, sys\nprint(ray.get(ray.put(sys.argv[1])))\nsys.exit(3)\n"
+    (tmp_path / "program.py").write_text(program)
     result = run_script(RUNNER, timeout=60, args=["-m", "program", "x"], env={"PYTHONPATH": beside(tmp_path)})
     assert (result.returncode, result.stdout, result.stderr) == (3, "x\n", "")
 

@@ -277,7 +277,9 @@ def available_resources() -> dict[str, float]:
     found = cluster_resources()
     running: Any = current.current()
     if _inside() is not None:
-        raise RuntimeError("available_resources() was called in a task - expected the program: it alone knows")
+        raise RuntimeError(
+            "available_resources() was called in a task - expected the program: it alone knows"
+        )
     with running.turn:
         busy = running.dispatcher.policy._roster.cpus_in_use
         used_bytes = running.store._usage.total()
@@ -342,5 +344,3 @@ def _inside() -> Any:
 def _check_running(what: str) -> None:
     if not is_initialized():
         raise RuntimeError(f"{what} was asked for without a session - expected one - call init() first")
-
-

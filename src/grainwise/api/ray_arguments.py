@@ -1,4 +1,4 @@
-"""Ray's arguments of `init` and options of tasks: which are honoured, which mean nothing here, which are refused.
+"""Ray's arguments of `init` and options of tasks: honoured, without an effect, or refused.
 
 | honoured | `num_cpus`, `object_store_memory`, `log_to_driver`, `ignore_reinit_error`, `namespace` (kept) |
 | without an effect | the dashboard, logging, labels, metrics, folders, isolation; `address="local"` |
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 CLUSTERS = (
-    "grainwise runs on one machine now; a backend for clusters is to come, and until then that program needs Ray"
+    "grainwise runs on one machine now; a backend for clusters is to come, and until then that program needs "
+    "Ray"
 )
 _LATER = "not offered yet"
 
@@ -46,8 +47,8 @@ def check_init(
     wanted = _env_wishes(runtime_env, "init")
     if wanted:
         raise NotImplementedError(
-            f"init(runtime_env=...) with {wanted} is {_LATER} - expected none: workers have the program's own "
-            "interpreter, packages, folder and variables"
+            f"init(runtime_env=...) with {wanted} is {_LATER} - expected none: workers have the program's "
+            "own interpreter, packages, folder and variables"
         )
     if local_mode:
         import warnings
@@ -93,7 +94,7 @@ def _env_wishes(runtime_env: Any, where: str) -> str:
 class SessionContext:
     """What `init` returns: a few facts, with Ray's names, and a context manager that ends the session.
 
-        with grainwise.init(num_cpus=4): ...
+    with grainwise.init(num_cpus=4): ...
     """
 
     dashboard_url = ""

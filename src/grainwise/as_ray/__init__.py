@@ -2,7 +2,7 @@
 
     install_as_ray() ──► sys.modules["ray"] = stand_in      names lead to grainwise's own
                      ──► finder on sys.meta_path            "ray.util.state", ... are modules of ours
-                                                            "ray.serve", ...      say that they are not offered
+                                                            "ray.serve", ...      are refused
 
 Workers are templates of the program: they load the stand-in as well, if it was installed before the session
 began. `python -m grainwise.as_ray script.py` does so and runs the script.
@@ -23,8 +23,8 @@ def install_as_ray() -> ModuleType:
     """Make `import ray` mean grainwise, in this program and in its workers; return that module.
 
     Tasks, objects, `ray.util` (pools, joblib, listings, serializers), `ray.exceptions` and the runtime
-    context are there under Ray's names. What knowingly is not (other machines, Serve, Train, Tune, Data, RLlib,
-    compiled graphs, ...) raises `NotImplementedError` when it is imported or asked for; such an import counts
+    context are there under Ray's names. What knowingly is not (other machines, Serve, Train, Tune, Data,
+    RLlib, compiled graphs, ...) raises `NotImplementedError` when it is imported or asked for; such an import counts
     as an `ImportError`, too, so that libraries which can do without go on.
 
     Call it before anything imports Ray, and before the session begins. Calling it again does nothing.
@@ -46,8 +46,8 @@ def install_as_ray() -> ModuleType:
         )
     if is_initialized():
         raise RuntimeError(
-            "install_as_ray() was called in a running session, whose workers know nothing of it - expected the "
-            "call before init() and the first task - call shutdown() first"
+            "install_as_ray() was called in a running session, whose workers know nothing of it - expected "
+            "the call before init() and the first task - call shutdown() first"
         )
     finder.install()
     return stand_in

@@ -20,7 +20,7 @@ Runs a program that says `import ray`, unchanged, without Ray.
 
 
 def main(arguments: list[str]) -> int:
-    """Run a script or module with the stand-in installed; return the exit status if it does not end itself."""
+    """Run a script or module with the stand-in installed; return the exit status."""
     if arguments[:1] in (["-h"], ["--help"]):
         sys.stdout.write(USAGE)
         return 0
@@ -65,7 +65,7 @@ def _run_module(name: str, arguments: list[str]) -> int:
 
 
 def _run(code: Any, fields: dict[str, Any]) -> None:
-    """Run code in the place of what `__main__` was, which is the caller's caller: nothing of it is used any more."""
+    """Run code in the place of what `__main__` was: our caller, of which nothing is used any more."""
     import builtins
 
     names = sys.modules["__main__"].__dict__

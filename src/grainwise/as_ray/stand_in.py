@@ -30,7 +30,7 @@ def init(address: str | None = None, **options: Any) -> Any:
     """Start a session: see `grainwise.init`. Ray's options without an effect here are taken and left.
 
     Raises:
-        NotImplementedError: `address` is that of a cluster, or something else is asked for that is not offered.
+        NotImplementedError: `address` is that of a cluster, or something else is not offered.
         RuntimeError: there is a session already.
         TypeError: an option is unknown to Ray, too, or of the wrong type.
     """

@@ -1,10 +1,10 @@
 """Ray's `util`: pools, listings and serializers, under Ray's names, on this session's workers.
 
-    grainwise.util.multiprocessing.Pool      the interface of multiprocessing.Pool
-    grainwise.util.joblib.register_ray       the name "ray" for joblib's backend
-    grainwise.util.state                     what runs now
-    inspect_serializability, register_serializer, deregister_serializer
-    as_completed, map_unordered, get_node_ip_address, log_once
+grainwise.util.multiprocessing.Pool      the interface of multiprocessing.Pool
+grainwise.util.joblib.register_ray       the name "ray" for joblib's backend
+grainwise.util.state                     what runs now
+inspect_serializability, register_serializer, deregister_serializer
+as_completed, map_unordered, get_node_ip_address, log_once
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from ..api.context import ADDRESS
 
 
 def get_node_ip_address(address: str | None = None) -> str:
-    """Return the address under which processes of the session reach each other: this machine's own, 127.0.0.1.
+    """Return the address under which processes of the session reach each other: 127.0.0.1.
 
     Args:
         address: accepted for compatibility; there is no other machine to look from.

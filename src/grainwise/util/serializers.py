@@ -43,7 +43,7 @@ def register_serializer(
 
 
 def deregister_serializer(cls: type) -> None:
-    """Pickle instances of a class in the ordinary way again; does nothing if there is no serializer for it."""
+    """Pickle instances of a class in the ordinary way again; does nothing if they are already."""
     reduce = _ours.pop(cls, None)
     if reduce is not None and copyreg.dispatch_table.get(cls) is reduce:
         del copyreg.dispatch_table[cls]

@@ -1,7 +1,8 @@
 """What runs now, in the form of Ray's state listings: `list_tasks`, `list_workers`, `summarize_tasks`, ...
 
-From what the driver knows, asking nobody. It notes nothing for each task (`watch.events`), so `list_tasks` has
-those that have not ended; `summarize_tasks` counts the others too, by function. `grainwise.report()` says more.
+From what the driver knows, asking nobody. It notes nothing for each task (`watch.events`), so `list_tasks`
+has those that have not ended; `summarize_tasks` counts the others too, by function. `grainwise.report()` says
+more.
 """
 
 from __future__ import annotations

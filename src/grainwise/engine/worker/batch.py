@@ -44,8 +44,8 @@ class Batch:
     """
 
     __slots__ = (
-        "begin_s", "claimed", "failure", "first", "flags", "function", "has_wires", "is_open", "kept", "part", "raw_from",
-        "results", "sent", "seq", "spent_s", "stop", "timed", "times", "values", "worst_s",
+        "begin_s", "claimed", "failure", "first", "flags", "function", "has_wires", "is_open", "kept", "part",
+        "raw_from", "results", "sent", "seq", "spent_s", "stop", "timed", "times", "values", "worst_s",
     )  # fmt: skip
 
     def __init__(self, seq: int, values: Any, flags: int) -> None:

@@ -236,7 +236,8 @@ class Pool:
         for results in [*self._maps, *self._iterators]:
             results.close()
         futures = [result.future for result in self._results]
-        refs = [ref for each in futures if not _drop(each) and (ref := getattr(each, "ref", None)) is not None]
+        left = [future for future in futures if not _drop(future)]
+        refs = [ref for future in left if (ref := getattr(future, "ref", None)) is not None]
         seam.withdraw(refs)
         for ref in refs:
             if not ref.is_resolved():
@@ -317,7 +318,14 @@ class Pool:
         return list(self._open(func, iterable, chunksize, is_starred))
 
     def _in_background(
-        self, func: Any, iterable: Any, chunksize: Any, callback: Any, error_callback: Any, *, is_starred: bool
+        self,
+        func: Any,
+        iterable: Any,
+        chunksize: Any,
+        callback: Any,
+        error_callback: Any,
+        *,
+        is_starred: bool,
     ) -> AsyncResult:
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
