@@ -19,11 +19,11 @@ from .adapters.joblib_hook import install as _install_joblib_hook
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
+    from . import exceptions as exceptions
+    from . import util as util
     from .adapters.dask_scheduler import dask_get as dask_get
     from .adapters.futures.executor import Executor as Executor
     from .adapters.joblib_hook import register_joblib as register_joblib
-    from . import exceptions as exceptions
-    from . import util as util
     from .api.context import RuntimeContext as RuntimeContext
     from .api.context import available_resources as available_resources
     from .api.context import cluster_resources as cluster_resources

@@ -39,7 +39,7 @@ from .errors import TaskError as RayTaskError
 RaySystemError = InternalError
 
 
-class _Worded(RayError):
+class _Worded(RayError):  # noqa: N818 -- no error by itself
     """An error of one text, which Ray also keeps as `error_message`."""
 
     def __init__(self, error_message: str | None = None) -> None:
@@ -85,7 +85,7 @@ class ActorUnschedulableError(_Worded):
     """The actor can't be placed."""
 
 
-class ActorPlacementGroupRemoved(_Worded):  # noqa: N818 -- Ray's name, like all below
+class ActorPlacementGroupRemoved(_Worded):
     """The placement group of this actor has been removed."""
 
 
@@ -97,11 +97,11 @@ class ActorHandleNotFoundError(_Worded, ValueError):
     """There is no such actor in this session."""
 
 
-class AsyncioActorExit(_Worded):  # noqa: N818
+class AsyncioActorExit(_Worded):
     """An asynchronous actor ends itself."""
 
 
-class PendingCallsLimitExceeded(_Worded):  # noqa: N818
+class PendingCallsLimitExceeded(_Worded):
     """More calls wait for the actor than `max_pending_calls` allows."""
 
 
@@ -116,15 +116,15 @@ class RuntimeEnvSetupError(_Worded):
     """The runtime environment could not be set up."""
 
 
-class TaskPlacementGroupRemoved(_Worded):  # noqa: N818
+class TaskPlacementGroupRemoved(_Worded):
     """The placement group of this task has been removed."""
 
 
-class UserCodeException(_Worded):  # noqa: N818
+class UserCodeException(_Worded):
     """The user's function raised."""
 
 
-class UnserializableException(_Worded):  # noqa: N818
+class UnserializableException(_Worded):
     """An exception arrived that can't be unpickled."""
 
 
@@ -159,11 +159,11 @@ class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
     """The object was deleted while there was a ref to it."""
 
 
-class OufOfBandObjectRefSerializationException(_Worded):  # noqa: N818
+class OufOfBandObjectRefSerializationException(_Worded):
     """A ref was pickled by other means than by passing it."""
 
 
-class PlasmaObjectNotAvailable(_Worded):  # noqa: N818
+class PlasmaObjectNotAvailable(_Worded):
     """The object is not in the store."""
 
 

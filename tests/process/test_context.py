@@ -212,7 +212,7 @@ def test_other_listings() -> None:
     assert [row.object_size >= 1 << 20 for row in state.list_objects()] == [True]
     assert state.summarize_objects()["cluster"]["total_objects"] == 1
     del kept
-    assert [row.worker_type for row in state.list_workers()][0] == "DRIVER"
+    assert state.list_workers()[0].worker_type == "DRIVER"
     (me,) = state.list_workers(filters=[("pid", "=", os.getpid())])
     assert state.get_worker(me.worker_id) == me
     assert me.worker_id == ray.get_runtime_context().get_worker_id()

@@ -38,8 +38,8 @@ else:  # last, so that linters take this `overload` for the one in effect
 _OPTIONS = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
 _RAYS = frozenset((
     "accelerator_type", "enable_task_events", "label_selector", "max_calls", "memory", "num_gpus",
-    "resources", "runtime_env", "scheduling_strategy", "_generator_backpressure_num_objects", "_labels", "_metadata",
-    "fallback_strategy",
+    "resources", "runtime_env", "scheduling_strategy", "_generator_backpressure_num_objects", "_labels",
+    "_metadata", "fallback_strategy",
 ))  # fmt: skip
 """Ray's other options: taken where they ask for nothing that is missing here."""
 _REMOTE_DOC = """\

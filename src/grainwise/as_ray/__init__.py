@@ -24,8 +24,8 @@ def install_as_ray() -> ModuleType:
 
     Tasks, objects, `ray.util` (pools, joblib, listings, serializers), `ray.exceptions` and the runtime
     context are there under Ray's names. What knowingly is not (other machines, Serve, Train, Tune, Data,
-    RLlib, compiled graphs, ...) raises `NotImplementedError` when it is imported or asked for; such an import counts
-    as an `ImportError`, too, so that libraries which can do without go on.
+    RLlib, compiled graphs, ...) raises `NotImplementedError` when it is imported or asked for; such
+    an import counts as an `ImportError`, too, so that libraries which can do without go on.
 
     Call it before anything imports Ray, and before the session begins. Calling it again does nothing.
 

@@ -71,7 +71,8 @@ class RayFinder:
             if refusal is not None:
                 raise refusal
             return None  # an ordinary ModuleNotFoundError: it may be a module of Ray's own inside
-        return ModuleSpec(name, Alias(where), is_package=True)
+        loader: Any = Alias(where)
+        return ModuleSpec(name, loader, is_package=True)
 
 
 class Alias:

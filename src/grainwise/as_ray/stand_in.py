@@ -23,7 +23,8 @@ _PUBLIC = (
 _LATER = ("ObjectRefGenerator", "DynamicObjectRefGenerator", "get_actor", "kill", "method")
 _MODULES = ("actor", "cloudpickle", "exceptions", "experimental", "runtime_env", "types", "util")
 
-__all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util", *_PUBLIC]  # noqa: F822
+__all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util"]
+__all__ += list(_PUBLIC)
 
 
 def init(address: str | None = None, **options: Any) -> Any:

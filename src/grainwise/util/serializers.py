@@ -30,9 +30,10 @@ def register_serializer(
     Raises:
         TypeError: what is given is no class, or can't be called.
     """
-    if not isinstance(cls, type):
-        raise TypeError(f"register_serializer() expected a class, got {type(cls).__name__}")
-    if not callable(serializer) or not callable(deserializer):
+    given: Any = cls
+    if not isinstance(given, type):
+        raise TypeError(f"register_serializer() expected a class, got {type(given).__name__}")
+    if not all(map(callable, (serializer, deserializer))):
         raise TypeError("register_serializer() expected functions as serializer and deserializer")
 
     def reduce(value: T) -> tuple[Any, ...]:

@@ -84,7 +84,7 @@ class Pool:
             raise ValueError(f"Pool() expected at least 1 process, got {processes}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"Pool() expected a function as initializer, got {type(initializer).__name__}")
-        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild < 1):
+        if maxtasksperchild is not None and maxtasksperchild < 1:
             raise ValueError(f"Pool() expected maxtasksperchild to be at least 1, got {maxtasksperchild!r}")
         if not is_initialized():
             init(address=ray_address, num_cpus=processes)
