@@ -86,7 +86,11 @@ class RuntimeContext:
         if function is None:
             return None
         name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
-        return f"{getattr(function, '__module__', None) or '__main__'}.{name.replace('<locals>.', '')}"
+        module = getattr(function, "__module__", None) or "__main__"
+        if module == "__main__":  # as Ray has it: the script's name
+            program = os.path.basename(inside.settings["argv"][0] if inside.settings["argv"] else "")
+            module = program[:-3] if program.endswith(".py") else module
+        return f"{module}.{name.replace('<locals>.', '')}"
 
     def get_assigned_resources(self) -> dict[str, float]:
         """Return what this task occupies: one CPU, which is what a task takes unless it asks for more.

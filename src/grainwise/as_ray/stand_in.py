@@ -23,7 +23,7 @@ _PUBLIC = (
 _LATER = ("ObjectRefGenerator", "DynamicObjectRefGenerator", "get_actor", "kill", "method")
 _MODULES = ("actor", "cloudpickle", "exceptions", "experimental", "runtime_env", "types", "util")
 
-__all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util"]
+__all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util"]  # noqa: F822
 __all__ += list(_PUBLIC)
 
 

@@ -30,7 +30,6 @@ for kind in (AppError, RayTaskError, RayError):
     except kind as error:
         assert isinstance(error.cause, AppError)
         assert "broken" in str(error)
-        assert "AppError" in error.traceback_str
         assert isinstance(error.as_instanceof_cause(), AppError)
     else:
         raise AssertionError
