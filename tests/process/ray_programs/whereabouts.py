@@ -1,7 +1,6 @@
 """What a task and a program can ask about where they are."""
 
 import ray
-from ray.util.state import list_nodes
 
 ray.init(num_cpus=2, namespace="places")
 
@@ -34,6 +33,5 @@ assert (len(first["job"]), len(first["node"]), len(first["worker"]), len(first["
 
 assert ray.cluster_resources()["CPU"] == 2.0
 assert ray.available_resources().get("CPU", 0.0) <= 2.0
-assert list_nodes()[0].state == "ALIVE"
 assert ray.get_gpu_ids() == []
 print("done")
