@@ -19,6 +19,8 @@ from .adapters.joblib_hook import install as _install_joblib_hook
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
+    from . import exceptions as exceptions
+    from . import util as util
     from .adapters.dask_scheduler import dask_get as dask_get
     from .adapters.futures.executor import Executor as Executor
     from .adapters.joblib_hook import register_joblib as register_joblib
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from .api.actors import get_actor as get_actor
     from .api.actors import kill as kill
     from .api.actors import method as method
+    from .api.context import RuntimeContext as RuntimeContext
+    from .api.context import available_resources as available_resources
+    from .api.context import cluster_resources as cluster_resources
+    from .api.context import get_gpu_ids as get_gpu_ids
+    from .api.context import get_runtime_context as get_runtime_context
+    from .api.context import nodes as nodes
     from .api.map import MapResults as MapResults
     from .api.map import map as map
     from .api.map import starmap as starmap
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
     from .api.values import get as get
     from .api.values import put as put
     from .api.values import wait as wait
+    from .as_ray import install_as_ray as install_as_ray
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
@@ -53,6 +62,13 @@ _WHERE = {
     "get_actor": "api.actors",
     "kill": "api.actors",
     "method": "api.actors",
+    "RuntimeContext": "api.context",
+    "available_resources": "api.context",
+    "cluster_resources": "api.context",
+    "get_gpu_ids": "api.context",
+    "get_runtime_context": "api.context",
+    "nodes": "api.context",
+    "install_as_ray": "as_ray",
     "report": "api.reports",
     "timeline": "api.reports",
     "Executor": "adapters.futures.executor",
@@ -81,17 +97,25 @@ __all__ = [
     "MapResults",
     "ObjectRef",
     "RemoteFunction",
+    "RuntimeContext",
+    "available_resources",
     "cancel",
+    "cluster_resources",
     "dask_get",
     "errors",
+    "exceptions",
     "exit_actor",
     "get",
     "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
     "init",
+    "install_as_ray",
     "is_initialized",
     "kill",
     "map",
     "method",
+    "nodes",
     "put",
     "register_joblib",
     "remote",
@@ -99,6 +123,7 @@ __all__ = [
     "shutdown",
     "starmap",
     "timeline",
+    "util",
     "wait",
 ]
 
@@ -110,8 +135,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("grainwise")
-    if name == "errors":
-        return import_module(".errors", __name__)
+    if name in ("errors", "exceptions", "util"):
+        return import_module(f".{name}", __name__)
     where = _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -85,7 +85,7 @@ def test_every_page_has_one_title() -> None:
 
 def test_every_public_word_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
-    explained = set(re.findall(r"^::: grainwise\.(\w+)$", pages, re.MULTILINE))
+    explained = set(re.findall(r"^::: grainwise\.(\w+)", pages, re.MULTILINE))  # a module by its words
     assert set(grainwise.__all__) <= explained
 
 

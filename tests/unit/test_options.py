@@ -94,7 +94,10 @@ def new_ref() -> Any:
         ("batching", "on", ValueError, 'option batching expected "auto", "off" or a number, got \'on\''),
         ("batching", 1.5, TypeError, 'option batching expected "auto", "off" or an int, got float'),
         ("batching", True, TypeError, 'option batching expected "auto", "off" or an int, got bool'),
-        ("num_gpus", 1, TypeError, "unknown option 'num_gpus' - expected one of batching, max_retries, name"),
+        ("num_gpu", 1, TypeError, "unknown option 'num_gpu' - expected one of batching, max_retries, name"),
+        ("num_gpus", 1, NotImplementedError, "option num_gpus=1 is not offered yet - expected none"),
+        ("runtime_env", {"pip": ["x"]}, NotImplementedError, "is not offered yet"),
+        ("max_calls", "1", TypeError, "option max_calls expected an int, got str"),
     ],
 )
 def test_a_wrong_option_is_named(option: str, value: object, kind: type[Exception], text: str) -> None:

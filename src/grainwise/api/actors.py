@@ -363,7 +363,7 @@ def check_actor_options(options: dict[str, Any]) -> dict[str, Any]:
         TypeError: one is unknown or of the wrong type.
         ValueError: one is out of range.
     """
-    checks = {
+    checks: dict[str, Any] = {
         "num_cpus": _check_num_cpus,
         "name": _check_text,
         "namespace": _check_text,
@@ -389,7 +389,7 @@ def check_method_options(options: dict[str, Any]) -> dict[str, Any]:
     """
     from .tasks import check_retry_exceptions
 
-    checks = {
+    checks: dict[str, Any] = {
         "num_returns": _check_natural,
         "max_task_retries": _check_count,
         "retry_exceptions": lambda _, value: check_retry_exceptions(value),
@@ -400,9 +400,13 @@ def check_method_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(what: str, options: dict[str, Any], checks: dict[str, Any]) -> dict[str, Any]:
+    from .ray_arguments import takes_option
+
     checked = {}
     for name, value in options.items():
         if name not in checks:
+            if what == "actor" and takes_option(name, value):
+                continue
             raise TypeError(f"unknown {what} option {name!r} - expected one of {', '.join(sorted(checks))}")
         checked[name] = None if value is None else checks[name](name, value)
     return checked

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from ..engine.current import EngineLike
+    from .ray_arguments import SessionContext
 
 _start_lock = _thread.allocate_lock()
 _has_exit_hooks = False
 _is_exiting = False
+namespace_in_use = ""
+"""What the last `init` said."""
 
 
 def init(
+    address: str | None = None,
     *,
     num_cpus: float | None = None,
     object_store_memory: int | None = None,
@@ -29,12 +33,30 @@ def init(
     tag_output: bool | None = None,
     report: bool | None = None,
     ignore_reinit_error: bool = False,
-) -> None:
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    namespace: str | None = None,
+    local_mode: bool = False,
+    labels: dict[str, str] | None = None,
+    include_dashboard: bool | None = None,
+    dashboard_host: str | None = None,
+    dashboard_port: int | None = None,
+    job_config: Any = None,
+    configure_logging: bool = True,
+    logging_level: int | str | None = None,
+    logging_format: str | None = None,
+    logging_config: Any = None,
+) -> SessionContext:
     """Start the engine. Optional: the first task, `put` or `get` starts it with defaults.
 
     Returns at once; worker processes are forked when the first task needs them.
 
+    The arguments from `num_gpus` on are Ray's, so that its programs need not change them; those from `labels`
+    on have no effect.
+
     Args:
+        address: None or "local": a session of this program's own.
         num_cpus: tasks that run at once (a task takes one CPU unless its options say otherwise); by default
             the CPUs that this process may use.
         object_store_memory: bytes of shared memory for large objects before they spill to disk; by default
@@ -51,18 +73,37 @@ def init(
         report: print `grainwise.report()` on standard error when the session ends; by default what
             `GRAINWISE_REPORT` (0 or 1) says.
         ignore_reinit_error: do nothing if the engine is running already.
+        num_gpus: none, so far.
+        resources: none, so far.
+        runtime_env: none, so far: workers have the program's interpreter, packages, folder and variables.
+        namespace: what `get_runtime_context().namespace` says.
+        local_mode: warns: tasks run in workers all the same.
+        labels: no effect.
+        include_dashboard: no effect: there is none.
+        dashboard_host: no effect.
+        dashboard_port: no effect.
+        job_config: no effect.
+        configure_logging: no effect: the program's own `logging` is used as it is.
+        logging_level: no effect.
+        logging_format: no effect.
+        logging_config: no effect.
+
+    Returns:
+        A context manager that ends the session; needed by few.
 
     Raises:
+        NotImplementedError: an argument of Ray's asks for what is not offered, such as a cluster.
         RuntimeError: the engine is running already.
         TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range.
     """
     from ..config import resolve
+    from .ray_arguments import SessionContext, check_init
 
     with _start_lock:
         if is_initialized():
             if ignore_reinit_error:
-                return
+                return SessionContext()
             raise RuntimeError(
                 "init() was called while the engine is running - expected one session at a time - call "
                 "shutdown() first, or init(ignore_reinit_error=True)"
@@ -71,7 +112,19 @@ def init(
         settings = resolve(
             num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report
         )
+        if address or num_gpus or resources or runtime_env or namespace is not None or local_mode:
+            check_init(
+                address,
+                num_gpus=num_gpus,
+                resources=resources,
+                runtime_env=runtime_env,
+                namespace=namespace,
+                local_mode=local_mode,
+            )
         _start(settings)
+    global namespace_in_use
+    namespace_in_use = namespace or ""
+    return SessionContext()
 
 
 def shutdown() -> None:

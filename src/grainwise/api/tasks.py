@@ -348,6 +348,10 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
     values: dict[str, Any] = dict(zip(checks, start.astuple()))
     for name, value in changes.items():
         if name not in checks:
+            from .ray_arguments import takes_option
+
+            if takes_option(name, value):
+                continue
             raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
         if value is not None:
             values[name] = checks[name](value)

@@ -78,7 +78,7 @@ def wait(
     """Wait until `num_returns` of the refs are resolved (errors count) or the time is over.
 
     Args:
-        refs: a list of different refs.
+        refs: a list of different refs; an empty one gives two empty ones.
         num_returns: how many to wait for, 1 to `len(refs)`.
         timeout: seconds to wait at most; None waits as long as it takes, 0 only looks.
         fetch_local: accepted for compatibility; on one machine values are always local.
@@ -93,6 +93,8 @@ def wait(
     if isinstance(refs, ObjectRef):
         raise TypeError("wait() expected a list of ObjectRefs, got one ObjectRef")
     checked = _check_refs("wait", refs)
+    if not checked:
+        return [], []
     if len(set(checked)) != len(checked):
         raise ValueError("wait() expected different refs, got one of them twice")
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):

@@ -88,12 +88,15 @@ class TaskError(GrainwiseError):
         cause: The original exception, or None where it could not be sent.
         task_name: The task whose result was asked for.
         traceback_text: The traceback in the worker with its chain of causes, notes and groups.
+        function_name, traceback_str: Ray's names for these two.
         pid: The worker, or None if unknown.
     """
 
     cause: BaseException | None
     task_name: str
     traceback_text: str
+    function_name: str
+    traceback_str: str
     pid: int | None
     # (cause, task_name, traceback_text, pid): ours even where the original has a field of that name.
     _grainwise_task: tuple[BaseException | None, str, str, int | None]
@@ -146,6 +149,10 @@ class TaskError(GrainwiseError):
         from .dual import make_portable
 
         return make_portable(self, can_pickle)
+
+    def as_instanceof_cause(self) -> TaskError:
+        """Return the error as one of the original's class, as Ray's method does: it is one already."""
+        return self
 
     def __str__(self) -> str:
         from .dual import is_dual, task_fields
@@ -255,7 +262,8 @@ class ActorError(GrainwiseError):
         self.actor_id = actor_id
         self.pid = pid
         self.detail = detail
-        super().__init__(message or f"actor {actor_name!r} did not answer")
+        which = f"actor {actor_name!r}" if actor_name else "An actor"
+        super().__init__(message or f"{which} did not answer.")
 
 
 class ActorDiedError(ActorError):

@@ -171,6 +171,8 @@ def _labels(fields: Fields) -> dict[str, Any]:
         "cause": cause,
         "task_name": task_name,
         "traceback_text": traceback_text,
+        "function_name": task_name,
+        "traceback_str": traceback_text,
         "pid": pid,
     }
 

@@ -86,6 +86,24 @@ def find_culprit(
     return found or search.innermost or _culprit(value, name, error)
 
 
+def trace_culprit(value: object, *, name: str) -> list[tuple[str, object, str]]:
+    """Return the way from `value` to its smallest part that can't be pickled: (step, part, reason) each.
+
+    An empty list if all of it can be pickled. The parts themselves are handed out: for tools, not for
+    messages that outlive them.
+    """
+    search = _Search(_make_dumps(), 2.0)
+    error = search.error_of(value)
+    if error is None:
+        return []
+    search.way = [(name, value, _text(error))]
+    try:
+        found = search.descend(value, name, error, 0)
+    except Exception:
+        found = None
+    return search.way if found is not None else search.way[:1]
+
+
 def describe(culprit: Culprit) -> str:
     """Return one line that names the culprit, its type and the reason."""
     line = f"{culprit.path} is {_article(culprit.type_name)} {culprit.type_name}: {culprit.reason}"
@@ -121,6 +139,7 @@ class _Search:
         # id -> the bad parts that were visited; they are kept alive, or an id could come twice.
         self._seen: dict[int, object] = {}
         self._innermost_depth = -1
+        self.way: list[tuple[str, object, str]] | None = None  # kept for `trace_culprit` only
         self.innermost: Culprit | None = None
 
     def error_of(self, value: object) -> BaseException | None:
@@ -159,9 +178,14 @@ class _Search:
             child_error = self.error_of(child)
             if child_error is None:  # fails only now and then
                 continue
-            found = self.descend(child, path + _step(kind, key), child_error, depth + 1)
+            step = _step(kind, key)
+            if self.way is not None:
+                self.way.append((step.lstrip("."), child, _text(child_error)))
+            found = self.descend(child, path + step, child_error, depth + 1)
             if found is not None:
                 return found
+            if self.way is not None:
+                self.way.pop()
         return _culprit(value, path, error) if is_leaf else None
 
     def _bad_ones(self, children: list[_Child]) -> Iterator[_Child]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Generator
     from concurrent.futures import Future
     from typing import Any, Generic, TypeVar
@@ -91,6 +92,16 @@ class ObjectRef(Typed["T_co"]):
         import asyncio
 
         return asyncio.wrap_future(self.future()).__await__()
+
+    def as_future(self) -> asyncio.Future[T_co]:
+        """Return an `asyncio.Future` of the running loop that resolves with this ref."""
+        import asyncio
+
+        return asyncio.wrap_future(self.future())
+
+    def is_nil(self) -> bool:
+        """Say no: every ref refers to something."""
+        return False
 
     def hex(self) -> str:
         """Return the identity of the value as 32 hexadecimal digits."""

@@ -421,6 +421,11 @@ class Store:
         self._release(*old)
         self._publish()
 
+    def places(self) -> list[Place]:
+        """Return where the living blobs lie: for listings."""
+        with self._lock:
+            return [place for by_offset in self._live.values() for place in list(by_offset.values())]
+
     def trim(self, keep_bytes: int = 0) -> int:
         """Give the pages of free ranges back to the system; return how many bytes."""
         with self._lock:

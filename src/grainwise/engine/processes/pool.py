@@ -44,6 +44,8 @@ KEPT_X_OPTIONS = ("utf8", "dev", "int_max_str_digits", "warn_default_encoding", 
 """Options that change what code does; those that print are the program's own."""
 WARM_MODULES = ("numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL")
 """Imported by the template when the driver has them: then no worker has to."""
+STAND_INS = ("grainwise.as_ray.loaded",)
+"""The same, but by no means left out: what changes the meaning of an import."""
 STANDARD_FINDERS = (
     "BuiltinImporter",
     "FrozenImporter",
@@ -51,6 +53,7 @@ STANDARD_FINDERS = (
     "_SixMetaPathImporter",
     "AssertionRewritingHook",
     "JoblibFinder",
+    "RayFinder",
 )
 
 
@@ -426,7 +429,7 @@ def driver_settings() -> dict[str, Any]:
         "argv": list(sys.argv),
         "needs_site": bool(finders - set(STANDARD_FINDERS))
         or not {"sitecustomize", "usercustomize"}.isdisjoint(sys.modules),
-        "modules": [name for name in WARM_MODULES if name in sys.modules],
+        "modules": [name for name in (*STAND_INS, *WARM_MODULES) if name in sys.modules],
         "driver_pid": os.getpid(),
     }
 

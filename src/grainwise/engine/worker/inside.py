@@ -55,6 +55,7 @@ class Inside(Submitting):
 
     def __init__(self, worker: Worker, settings: dict[str, Any]) -> None:
         super().__init__(worker, settings["num_cpus"])
+        self.settings = settings
         self.is_waiting = False
         self._tokens = itertools.count(1)
         self._answers: dict[int, Answer] = {}

@@ -199,6 +199,7 @@ class Worker(Reporting):
             function = self._failing(batch.failure, "item")
         elif isinstance(function, BaseException):
             function = self._failing(function)
+        batch.function = function
         pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
         size = 1 if batch.flags & EACH else max(1, min(hint, MAX_BLOCK))
         self._run_items(batch, end, function, pack, size, can_be_atoms=num_returns == 1)

@@ -187,8 +187,9 @@ class OwnChildren:
         worker = inside.worker
         ref = child.refs[0]
         ref.place = RUNNING
-        outer_name, outer_waited_s = worker.task_name, inside.waited_s
-        worker.task_name = child.options.name
+        batch: Any = worker.batch
+        outer_name, outer_function, outer_waited_s = worker.task_name, batch.function, inside.waited_s
+        worker.task_name, batch.function = child.options.name, function
         failure: BaseException | None = None
         begin, begin_cpu = perf_counter(), thread_time()
         try:
@@ -207,7 +208,8 @@ class OwnChildren:
                 ref.place = HERE
             spent_s = perf_counter() - begin
             worker.meter.ran_own(spent_s - (inside.waited_s - outer_waited_s))
-            worker.task_name, inside.waited_s = outer_name, outer_waited_s + spent_s
+            worker.task_name, batch.function = outer_name, outer_function
+            inside.waited_s = outer_waited_s + spent_s
         if worker.is_twin:
             worker.leave(failure)
         if failure is not None:

@@ -1,0 +1,350 @@
+"""Where a piece of code runs, and what the machine has: `get_runtime_context`, `nodes`, `cluster_resources`.
+
+Identities are made, not handed out: each is a hash of what it stands for (the machine, a process, a run of a
+task), so that the program and its workers agree on them without a message.
+
+    node      the machine and its boot            28 bytes
+    worker    node, process                       28 bytes
+    task      worker, batch, item                 24 bytes: of this run of the task; a retry has another
+    job       there is one in a session            4 bytes
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..engine import current
+from ..engine.wire import control
+from . import session
+from .session import engine, is_initialized
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+JOB_ID = "01000000"
+ADDRESS = "127.0.0.1"
+"""Nothing of ours can be reached from elsewhere."""
+
+
+class RuntimeContext:
+    """What is known of the process and the task that asks. Made by `get_runtime_context`.
+
+    The getters about tasks return None in the program, those about actors outside of actors.
+    """
+
+    def get_job_id(self) -> str:
+        """Return the identity of the session's only job, 8 hexadecimal digits."""
+        _check_running("the job's identity")
+        return JOB_ID
+
+    def get_node_id(self) -> str:
+        """Return the identity of this machine, 56 hexadecimal digits: the same until it starts anew."""
+        _check_running("the machine's identity")
+        return node_id()
+
+    def get_worker_id(self) -> str:
+        """Return the identity of this process, 56 hexadecimal digits."""
+        _check_running("the worker's identity")
+        return worker_id(os.getpid())
+
+    def get_session_name(self) -> str:
+        """Return a name of this session, the same in the program and in all tasks."""
+        _check_running("the session's name")
+        inside = _inside()
+        return f"session_{os.getpid() if inside is None else inside.settings['driver_pid']}"
+
+    def get_temp_dir(self) -> str:
+        """Return the folder for temporary files."""
+        import tempfile
+
+        return tempfile.gettempdir()
+
+    def get_task_id(self) -> str | None:
+        """Return the identity of this run of the task, 48 hexadecimal digits; None in the program.
+
+        A task that runs again, after its worker's death, has another one. A child that a waiting task runs
+        itself has that of the task.
+        """
+        inside = _inside()
+        if inside is None or inside.worker.batch is None:
+            return None
+        batch = inside.worker.batch
+        inside.worker.sync()
+        item = batch.first + inside.worker.words[control.STARTED]
+        return task_id(os.getpid(), batch.seq, item)
+
+    def get_task_name(self) -> str | None:
+        """Return the task's name: the option `name`, else that of its function; None in the program."""
+        inside = _inside()
+        return None if inside is None else inside.worker.task_name or None
+
+    def get_task_function_name(self) -> str | None:
+        """Return module and name of the task's function; None in the program."""
+        inside = _inside()
+        if inside is None or inside.worker.batch is None or inside.worker.batch.function is None:
+            return None
+        function = inside.worker.batch.function
+        name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+        module = getattr(function, "__module__", None) or "__main__"
+        if module == "__main__":  # as Ray has it: the script's name
+            program = os.path.basename(inside.settings["argv"][0] if inside.settings["argv"] else "")
+            module = program[:-3] if program.endswith(".py") else module
+        return f"{module}.{name.replace('<locals>.', '')}"
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """Return what this task occupies: one CPU, which is what a task takes unless it asks for more.
+
+        Raises:
+            AssertionError: in the program.
+        """
+        inside = _inside()
+        if inside is None:
+            raise AssertionError("get_assigned_resources() was called in the program - expected a task")
+        return {"CPU": 1.0}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Return the accelerators of this task, by kind: none."""
+        return {"GPU": []}
+
+    def get_node_labels(self) -> dict[str, str]:
+        """Return the labels of this machine."""
+        return {"ray.io/node-id": node_id()}
+
+    def get_runtime_env_string(self) -> str:
+        """Return the runtime environment as JSON: an empty one."""
+        return "{}"
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """The runtime environment: an empty one."""
+        return {}
+
+    @property
+    def namespace(self) -> str:
+        """What `init(namespace=...)` said, in the program; "" by default and in tasks."""
+        return session.namespace_in_use
+
+    def get_actor_id(self) -> str | None:
+        """Return the identity of the actor; None outside of one."""
+        return None
+
+    def get_actor_name(self) -> str | None:
+        """Return the name of the actor; None outside of one."""
+        return None
+
+    @property
+    def current_actor(self) -> Any:
+        """The handle of the actor that asks.
+
+        Raises:
+            RuntimeError: outside of an actor.
+        """
+        raise RuntimeError("current_actor was read outside of an actor - expected the method of an actor")
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the actor has been started again; False outside of one."""
+        return False
+
+    def get_placement_group_id(self) -> str | None:
+        """Return the identity of the placement group; None outside of one."""
+        return None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether children go to the parent's placement group: there is none."""
+        return False
+
+    def is_canceled(self) -> bool:
+        """Say whether this task has been cancelled.
+
+        Cancelling interrupts a task by itself; this tells one that can't be interrupted, or a thread of it.
+
+        Raises:
+            RuntimeError: in the program.
+        """
+        inside = _inside()
+        if inside is None:
+            raise RuntimeError("is_canceled() was called in the program - expected a task")
+        worker = inside.worker
+        batch = worker.batch
+        if batch is None:
+            return False
+        return bool(worker.words[control.CANCEL] == (batch.seq << 32 | worker.words[control.STARTED]) + 1)
+
+    # -- what Ray has left behind, for code that still asks so -----------------------------------------
+
+    @property
+    def job_id(self) -> str:
+        """As `get_job_id()`."""
+        return self.get_job_id()
+
+    @property
+    def node_id(self) -> str:
+        """As `get_node_id()`."""
+        return self.get_node_id()
+
+    @property
+    def task_id(self) -> str | None:
+        """As `get_task_id()`."""
+        return self.get_task_id()
+
+    @property
+    def actor_id(self) -> str | None:
+        """As `get_actor_id()`."""
+        return self.get_actor_id()
+
+    def get(self) -> dict[str, Any]:
+        """Return the identities as a dictionary."""
+        found: dict[str, Any] = {"job_id": self.get_job_id(), "node_id": self.get_node_id()}
+        found["namespace"] = self.namespace
+        if self.get_task_id() is not None:
+            found["task_id"] = self.get_task_id()
+        return found
+
+    def __repr__(self) -> str:
+        where = self.get_task_name()
+        return f"<RuntimeContext of {'the program' if where is None else f'task {where!r}'}>"
+
+
+RuntimeContext.__module__ = "grainwise"
+_context = RuntimeContext()
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Return what tells where this code runs: job, machine, process, task. Starts a session if there is none.
+
+    It may be kept: each getter looks anew.
+    """
+    engine()
+    return _context
+
+
+# -- the machine -------------------------------------------------------------------------------------------
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Return the machines of the session: a list of one description, with Ray's keys.
+
+    Raises:
+        RuntimeError: there is no session.
+    """
+    _check_running("the list of machines")
+    import platform
+
+    return [
+        {
+            "NodeID": node_id(),
+            "Alive": True,
+            "NodeManagerAddress": ADDRESS,
+            "NodeManagerHostname": platform.node(),
+            "NodeName": ADDRESS,
+            "Resources": cluster_resources(),
+            "Labels": _context.get_node_labels(),
+            "alive": True,
+        }
+    ]
+
+
+def cluster_resources() -> dict[str, float]:
+    """Return what the session has: CPUs, and bytes of memory and of the object store.
+
+    Raises:
+        RuntimeError: there is no session.
+    """
+    from ..config import available_memory_bytes
+
+    _check_running("what the machine has")
+    running: Any = current.current()
+    inside = _inside()
+    if inside is None:
+        num_cpus, store_bytes = running.settings.num_cpus, running.settings.object_store_memory_bytes
+    else:
+        num_cpus, store_bytes = inside.num_cpus, inside.settings["capacity_bytes"]
+    return {
+        "CPU": float(num_cpus),
+        "memory": float(max(0, available_memory_bytes() - store_bytes)),
+        "object_store_memory": float(store_bytes),
+        f"node:{ADDRESS}": 1.0,
+        "node:__internal_head__": 1.0,
+    }
+
+
+def available_resources() -> dict[str, float]:
+    """Return what is free of `cluster_resources()` now; a resource that is all in use is left out.
+
+    Raises:
+        RuntimeError: there is no session, or this is a task: only the program knows.
+    """
+    _check_running("what is free")
+    found = cluster_resources()
+    running: Any = current.current()
+    if _inside() is not None:
+        raise RuntimeError(
+            "available_resources() was called in a task - expected the program: it alone knows"
+        )
+    with running.turn:
+        busy = running.dispatcher.policy._roster.cpus_in_use
+        used_bytes = running.store._usage.total()
+    found["CPU"] = max(0.0, found["CPU"] - busy)
+    found["object_store_memory"] = max(0.0, found["object_store_memory"] - used_bytes)
+    return {name: amount for name, amount in found.items() if amount > 0}
+
+
+def get_gpu_ids() -> list[int]:
+    """Return the GPUs of this task: none."""
+    return []
+
+
+for _public in (get_runtime_context, nodes, cluster_resources, available_resources, get_gpu_ids):
+    _public.__module__ = "grainwise"
+
+
+# -- identities --------------------------------------------------------------------------------------------
+
+
+def node_id() -> str:
+    """Return the identity of this machine since it was started."""
+    global _node_id
+    if not _node_id:
+        import platform
+
+        seed = platform.node()
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                seed += file.read()
+        except OSError:
+            pass  # not Linux
+        _node_id = _hash(seed, 28)
+    return _node_id
+
+
+_node_id = ""
+
+
+def worker_id(pid: int) -> str:
+    """Return the identity of a process of the session."""
+    return _hash(f"{node_id()}/{pid}", 28)
+
+
+def task_id(pid: int, seq: int, item: int) -> str:
+    """Return the identity of an item of a batch in a worker."""
+    return _hash(f"{worker_id(pid)}/{seq}/{item}", 20) + JOB_ID
+
+
+def _hash(text: str, nbytes: int) -> str:
+    from hashlib import blake2b
+
+    return blake2b(text.encode(), digest_size=nbytes).hexdigest()
+
+
+def _inside() -> Any:
+    """Return the engine of this worker, None in the program."""
+    running = current.current()
+    return None if running is None or hasattr(running, "shutdown") else running
+
+
+def _check_running(what: str) -> None:
+    if not is_initialized():
+        raise RuntimeError(f"{what} was asked for without a session - expected one - call init() first")

@@ -1,0 +1,114 @@
+"""Finds `ray` and its submodules: ours under Ray's names, or a refusal."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+
+from .refusals import NotOfferedModuleError, refused_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+OURS = "grainwise"
+WHERE = {
+    "ray": "grainwise.as_ray.stand_in",
+    "ray.exceptions": "grainwise.exceptions",
+    "ray.util": "grainwise.util",
+    "ray.util.multiprocessing": "grainwise.util.multiprocessing",
+    "ray.util.multiprocessing.pool": "grainwise.util.multiprocessing.pool",
+    "ray.util.joblib": "grainwise.util.joblib",
+    "ray.util.state": "grainwise.util.state",
+    "ray.util.state.api": "grainwise.util.state",
+    "ray.experimental.state.api": "grainwise.util.state",
+    "ray.util.helpers": "grainwise.util.completion",
+    "ray.util.debug": "grainwise.util.once",
+    "ray.util.serialization": "grainwise.util.serializers",
+    "ray.util.check_serialize": "grainwise.util.serializability",
+    "ray.actor": "grainwise.as_ray.actor",
+    "ray.runtime_context": "grainwise.as_ray.runtime_context",
+    "ray.remote_function": "grainwise.as_ray.remote_function",
+    "ray.types": "grainwise.as_ray.types",
+    "ray.runtime_env": "grainwise.as_ray.runtime_env",
+    "ray.util.dask": "grainwise.util.dask",
+    "ray.util.client": "grainwise.as_ray.nothing",
+    "ray.util.client.common": "grainwise.as_ray.client_common",
+    "ray.util.annotations": "grainwise.as_ray.annotations",
+    "ray.util.scheduling_strategies": "grainwise.as_ray.strategies",
+    "ray.experimental": "grainwise.as_ray.nothing",
+    "ray.experimental.state": "grainwise.util.state",
+    "ray.cloudpickle": "cloudpickle",
+    "ray.cloudpickle.cloudpickle": "cloudpickle.cloudpickle",
+}
+"""Where the modules of Ray are here."""
+LATER = {
+    "ray.util.actor_pool": "grainwise.util.actor_pool",
+    "ray.util.queue": "grainwise.util.queue",
+    "ray.util.placement_group": "grainwise.util.placement_group",
+}
+"""The same for modules that may not be there."""
+
+
+class RayFinder:
+    """On `sys.meta_path`: knows every name that begins with "ray"."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find what stands for a module of Ray.
+
+        Raises:
+            NotOfferedModuleError: it is knowingly not offered.
+        """
+        if name != "ray" and not name.startswith("ray."):
+            return None
+        where = WHERE.get(name)
+        if where is None and _is_there(LATER.get(name)):
+            where = LATER[name]
+        if where is None:
+            refusal = refused_module(name)
+            if refusal is not None:
+                raise refusal
+            return None  # an ordinary ModuleNotFoundError: it may be a module of Ray's own inside
+        loader: Any = Alias(where)
+        return ModuleSpec(name, loader, is_package=True)
+
+
+class Alias:
+    """Puts a module of another name in the place of one that is being imported."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to the importer to make the module that will be replaced."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Replace it."""
+        found = import_module(self._where)
+        if not hasattr(found, "__path__"):
+            found.__path__ = []  # what is one file here may be a package of Ray's
+        sys.modules[module.__name__] = found
+
+
+def stand_in() -> ModuleType:
+    """Return the module that stands for `ray`."""
+    return import_module(WHERE["ray"])
+
+
+def install() -> None:
+    """Have `import ray` find the stand-in in this process."""
+    if not any(isinstance(finder, RayFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RayFinder())  # pyright: ignore[reportArgumentType]
+    sys.modules["ray"] = stand_in()
+    import_module("grainwise.as_ray.loaded")  # for templates to see, see `engine.processes.pool`
+
+
+def _is_there(where: str | None) -> bool:
+    from importlib.util import find_spec
+
+    return where is not None and find_spec(where) is not None
+
+
+__all__ = ["NotOfferedModuleError", "RayFinder", "install", "stand_in"]

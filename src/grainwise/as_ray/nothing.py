@@ -1,0 +1,1 @@
+"""A module of Ray's of which only submodules are here."""

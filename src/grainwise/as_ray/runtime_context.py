@@ -1,0 +1,7 @@
+"""`ray.runtime_context`."""
+
+from __future__ import annotations
+
+from ..api.context import RuntimeContext, get_runtime_context
+
+__all__ = ["RuntimeContext", "get_runtime_context"]

@@ -1,0 +1,72 @@
+"""Ray's `util`: pools, listings and serializers, under Ray's names, on this session's workers.
+
+grainwise.util.multiprocessing.Pool      the interface of multiprocessing.Pool
+grainwise.util.joblib.register_ray       the name "ray" for joblib's backend
+grainwise.util.state                     what runs now
+inspect_serializability, register_serializer, deregister_serializer
+as_completed, map_unordered, get_node_ip_address, log_once
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .completion import as_completed as as_completed
+    from .completion import map_unordered as map_unordered
+    from .machine import get_node_instance_id as get_node_instance_id
+    from .machine import get_node_ip_address as get_node_ip_address
+    from .once import disable_log_once_globally as disable_log_once_globally
+    from .once import enable_periodic_logging as enable_periodic_logging
+    from .once import log_once as log_once
+    from .serializability import inspect_serializability as inspect_serializability
+    from .serializers import deregister_serializer as deregister_serializer
+    from .serializers import register_serializer as register_serializer
+
+_WHERE = {
+    "as_completed": "completion",
+    "map_unordered": "completion",
+    "get_node_instance_id": "machine",
+    "get_node_ip_address": "machine",
+    "disable_log_once_globally": "once",
+    "enable_periodic_logging": "once",
+    "log_once": "once",
+    "inspect_serializability": "serializability",
+    "deregister_serializer": "serializers",
+    "register_serializer": "serializers",
+}
+_LATER = {"ActorPool": "actor_pool"}
+"""Names whose modules may not be there."""
+_MODULES = ("actor_pool", "dask", "joblib", "multiprocessing", "placement_group", "queue", "state")
+
+__all__ = [
+    "as_completed",
+    "deregister_serializer",
+    "disable_log_once_globally",
+    "enable_periodic_logging",
+    "get_node_instance_id",
+    "get_node_ip_address",
+    "inspect_serializability",
+    "log_once",
+    "map_unordered",
+    "register_serializer",
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    where = _WHERE.get(name) or _LATER.get(name)
+    if where is None and name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = f"{__name__}.{where or name}"
+    if find_spec(module) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it is not offered yet")
+    found = import_module(module)
+    value = found if where is None else getattr(found, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
