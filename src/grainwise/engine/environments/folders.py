@@ -1,0 +1,206 @@
+"""Copies of folders for tasks: `working_dir` and `py_modules`, found again by content.
+
+A copy belongs to one session at a time, because tasks may write in it. When the session has ended, the next
+one whose folder has the same content takes it, if nothing in it has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from hashlib import blake2b
+
+from ...errors import RuntimeEnvSetupError
+from .patterns import DEFAULT, Patterns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .cache import Cache, Entry
+
+KIND = "folders"
+IGNORE_FILES = (".gitignore", ".rayignore")
+CHUNK_BYTES = 1 << 20
+MAX_TRIES = 3
+"""A folder that changes while it is copied is copied again so often."""
+
+
+def snapshot(
+    cache: Cache, path: str, excludes: Sequence[str], inside: str = "", check: Callable[[], None] | None = None
+) -> Entry:
+    """Return a copy of a folder or file, or what an archive holds.
+
+    Args:
+        cache: where copies are kept.
+        path: of the folder, the file, or the archive.
+        excludes: patterns of what is left out, besides those of its ignore files.
+        inside: the copy holds it under this name; "" for its content itself.
+        check: called now and then; raises to give up.
+
+    Raises:
+        RuntimeEnvSetupError: it can't be read, or changes all the time.
+    """
+    check = check or _go_on
+    try:
+        if os.path.isfile(path) and not inside:
+            return _unpacked(cache, path)
+        for _ in range(MAX_TRIES):
+            files = list(_walk(path, excludes, inside))
+            name = _digest(files, check)
+            entry = cache.claim_free(KIND, name)
+            if entry.info is not None and entry.info["files"] == _state(entry.path):
+                entry.touch()
+                return entry
+            try:
+                entry.begin()
+                for inner, source, target in files:
+                    check()
+                    _copy(source, os.path.join(entry.path, inner), target)
+                copied = [(inner, os.path.join(entry.path, inner), target) for inner, _, target in files]
+                if _digest(copied, check) == name:
+                    entry.finish({"source": path, "files": _state(entry.path)})
+                    cache.sweep(KIND)
+                    return entry
+            except BaseException:
+                entry.abandon()
+                raise
+            entry.abandon()
+    except OSError as error:
+        raise RuntimeEnvSetupError(f"a copy of {path} can't be made: {error}") from error
+    raise RuntimeEnvSetupError(f"a copy of {path} can't be made: its files change all the time")
+
+
+def _unpacked(cache: Cache, path: str) -> Entry:
+    """Return what an archive holds; a single folder at its top that holds all else is left out, as in Ray."""
+    name = _digest([("", path, None)], _go_on)
+    entry = cache.claim_free(KIND, name)
+    if entry.info is None or entry.info["files"] != _state(entry.path):
+        try:
+            entry.begin()
+            shutil.unpack_archive(path, entry.path, **_safely(path))
+            _lift(entry.path)
+            entry.finish({"source": path, "files": _state(entry.path)})
+        except BaseException as error:
+            entry.abandon()
+            if isinstance(error, (shutil.ReadError, ValueError, EOFError)):
+                raise RuntimeEnvSetupError(f"archive {path} can't be unpacked: {error}") from error
+            raise
+        cache.sweep(KIND)
+    entry.touch()
+    return entry
+
+
+def _safely(path: str) -> dict[str, str]:
+    """Return what keeps a tar archive from writing elsewhere; zip archives never do."""
+    import tarfile
+
+    return {} if path.endswith(".zip") or not hasattr(tarfile, "data_filter") else {"filter": "data"}
+
+
+def _lift(folder: str) -> None:
+    """Have the content of the only folder at the top there itself."""
+    names = os.listdir(folder)
+    if len(names) != 1 or not os.path.isdir(os.path.join(folder, names[0])):
+        return
+    top = os.path.join(folder, f"{names[0]}.top")
+    os.rename(os.path.join(folder, names[0]), top)
+    for each in os.listdir(top):
+        os.rename(os.path.join(top, each), os.path.join(folder, each))
+    os.rmdir(top)
+
+
+def _walk(path: str, excludes: Sequence[str], inside: str) -> Iterator[tuple[str, str, str | None]]:
+    """Yield what a copy holds: (path in the copy, path of the source, where it leads if it is a link).
+
+    Folders come before what is in them.
+    """
+    if inside:
+        yield inside, path, None
+    if os.path.isfile(path):
+        return
+    outer = [(0, Patterns([*DEFAULT, *excludes]))]
+    stack: list[tuple[str, list[tuple[int, Patterns]]]] = [("", outer)]
+    while stack:
+        folder, patterns = stack.pop()
+        here = os.path.join(path, folder) if folder else path
+        with os.scandir(here) as found:
+            entries = sorted(found, key=lambda each: each.name)
+        names = {each.name for each in entries}
+        for name in IGNORE_FILES:
+            if name in names:
+                with open(os.path.join(here, name), encoding="utf-8", errors="replace") as file:
+                    patterns = [*patterns, (len(folder) + 1 if folder else 0, Patterns(file))]
+        for each in entries:
+            inner = f"{folder}/{each.name}" if folder else each.name
+            is_folder = each.is_dir(follow_symlinks=False)
+            if any(some.matches(inner[cut:], is_folder=is_folder) for cut, some in patterns):
+                continue
+            if not (is_folder or each.is_symlink() or each.is_file(follow_symlinks=False)):
+                continue  # a socket, a pipe, a device
+            target = _target(each.path, path) if each.is_symlink() else None
+            yield (f"{inside}/{inner}" if inside else inner), each.path, target
+            if is_folder:
+                stack.append((inner, patterns))
+
+
+def _digest(files: Sequence[tuple[str, str, str | None]], check: Callable[[], None]) -> str:
+    """Return the hash of files with their names, contents and the right to run them."""
+    whole = blake2b(digest_size=16)
+    for name, source, target in files:
+        check()
+        found = os.stat(source, follow_symlinks=target is None)
+        kind, content = "file", b""
+        if target is not None:
+            kind, content = "link", os.fsencode(target)
+        elif stat.S_ISDIR(found.st_mode):
+            kind = "folder"
+        else:
+            own = blake2b(digest_size=32)
+            with open(source, "rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    own.update(chunk)
+            content = own.digest()
+        whole.update(f"{kind} {found.st_mode & 0o100:o} {len(name)} {name}\0".encode("utf-8", "surrogateescape"))
+        whole.update(len(content).to_bytes(8, "little") + content)
+    return whole.hexdigest()
+
+
+def _copy(source: str, path: str, target: str | None) -> None:
+    if target is not None:
+        os.symlink(target, path)
+        return
+    found = os.stat(source)
+    if stat.S_ISDIR(found.st_mode):
+        os.mkdir(path)
+    else:
+        shutil.copyfile(source, path)
+        os.chmod(path, stat.S_IMODE(found.st_mode) | 0o600)
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _target(link: str, root: str) -> str:
+    """Return where a link leads; as it is, if that is in the folder, else as an absolute path."""
+    target = os.readlink(link)
+    there = os.path.normpath(os.path.join(os.path.dirname(link), target))
+    return target if not os.path.isabs(target) and there.startswith(root + os.sep) else there
+
+
+def _state(folder: str) -> list[list[object]]:
+    """Return what tells whether anything in a folder was changed."""
+    found: list[list[object]] = []
+    for here, folders, files in os.walk(folder):
+        folders.sort()
+        folders[:] = [name for name in folders if name != "__pycache__"]  # importing is no change
+        for name in sorted(files):
+            path = os.path.join(here, name)
+            seen = os.lstat(path)
+            inner = os.path.relpath(path, folder)
+            found.append([inner, seen.st_size, seen.st_mtime_ns, stat.S_IMODE(seen.st_mode)])
+        found += [[os.path.relpath(os.path.join(here, name), folder)] for name in folders]
+    return found
+
+
+def _go_on() -> None:
+    """Never give up."""

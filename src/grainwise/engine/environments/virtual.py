@@ -1,0 +1,1 @@
+OWN_PTH = "grainwise_driver.pth"
