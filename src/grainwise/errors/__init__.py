@@ -250,7 +250,7 @@ class RuntimeEnvSetupError(GrainwiseError):
 
     def __init__(self, error_message: str = "") -> None:
         self.error_message = error_message
-        super().__init__(error_message or "the runtime environment could not be set up")
+        super().__init__(error_message or "The runtime environment could not be set up.")
 
 
 class ActorError(GrainwiseError):

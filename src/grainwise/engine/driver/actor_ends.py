@@ -192,7 +192,10 @@ class ActorEnds:
             engine.counters.crashes += 1
             engine.record.crashed(handle.uid)
         if not may_restart:
-            died = self._died(actor, actor.is_leaving or "its process died", handle)
+            died: GrainwiseError = self._died(actor, actor.is_leaving or "its process died", handle)
+            environment = actor.environment
+            if not handle.is_up and environment is not None and environment.error is not None:
+                died = environment.error
             for ref in (*begun, *rest):
                 engine.results.fail(ref, died)
             self.die(actor, died)

@@ -60,10 +60,12 @@ def on_template_lost(engine: Engine, template: TemplateHandle) -> None:
     """A template has ended, and its workers with it: start anew, unless it does so again and again."""
     detail = template.output()
     engine.pool.lose_template(template)
-    has_failed = engine.environments.gives_up(template.environment, detail)
+    has_failed = engine.environments.gives_up(
+        template.environment, detail, is_certain=template.environment is not None and not template.is_booted
+    )
     for handle in list(engine.pool.workers.values()):
         if handle.template is template:
-            handle.is_up = True  # not its own failure to start
+            handle.is_up = template.is_booted or template.environment is None  # not its own failure to start
             _worker_ended(engine, handle, _KILLED)
     if has_failed and template.environment is None:
         fail_everything(engine, WorkerStartError(detail=detail))

@@ -104,6 +104,7 @@ class Dispatcher(TakingBack):
             held = self.engine.environments.hold(active) if unsettled else ()
             for spec in active:
                 if spec in held:
+                    policy.ready(spec.number, 0)
                     continue
                 specs[spec.number] = spec
                 policy.ready(
@@ -267,8 +268,9 @@ class Dispatcher(TakingBack):
             self.engine.environments.note_start_failure(environment, str(error))
             return None
         for other in self.policy.crowd():
-            if other in self.by_number:
-                crash.retire(self.engine, self.by_number[other])
+            idle = self.by_number.get(other)
+            if idle is not None and not idle.waits:
+                crash.retire(self.engine, idle)
         return handle
 
     def _pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..environments.prepared import Prepared
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ...errors import GrainwiseError
+    from ..environments.prepared import Prepared
     from ..processes.template_handle import TemplateHandle
 
 NEW = 0
@@ -33,12 +33,12 @@ class Environment:
         "used_at",
     )  # fmt: skip
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, prepared: Prepared) -> None:
         self.text = text
         self.state = NEW
-        self.error: Exception | None = None
+        self.error: GrainwiseError | None = None
         self.failed_at = 0.0
-        self.prepared = Prepared()
+        self.prepared = prepared
         self.template: TemplateHandle | None = None
         self.used_at = 0.0
         self.num_start_failures = 0

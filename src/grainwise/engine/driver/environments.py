@@ -16,7 +16,6 @@ import _thread
 from time import monotonic
 
 from ...errors import EngineClosedError, GrainwiseError, RuntimeEnvSetupError, WorkerStartError
-from ..environments.spec import fields, identity, merge, needs_making, timeout_s
 from . import crash
 from .environment import FAILED, MAKING, NEW, THERE, Environment
 
@@ -64,6 +63,8 @@ class Environments:
         """Return the environment of a task that says `text`, submitted in `parent`. In any thread."""
         if not text:
             return parent
+        from ..environments.spec import identity, merge
+
         found = self._inherited.get((parent, text))
         if found is None:
             merged = merge("" if parent is None else parent.text, text)
@@ -76,7 +77,10 @@ class Environments:
         return found
 
     def _add(self, text: str) -> Environment:
-        found = Environment(text)
+        from ..environments.prepared import Prepared
+        from ..environments.spec import fields, needs_making
+
+        found = Environment(text, Prepared())
         if not needs_making(text):
             found.prepared.variables = fields(text).get("env_vars", {})
             found.state = THERE
@@ -115,7 +119,7 @@ class Environments:
         """Make an environment; in a thread of its own."""
         try:
             self._make(environment)
-        except BaseException as error:  # a bug of ours: else its tasks would hang
+        except Exception as error:  # a bug of ours: else its tasks would hang
             with self._engine.turn:
                 self._fail(environment, crash.internal(error))
             raise
@@ -124,6 +128,7 @@ class Environments:
 
     def _make(self, environment: Environment) -> None:
         from ..environments.prepared import Prepared, prepare
+        from ..environments.spec import timeout_s
 
         engine = self._engine
         limit_s = timeout_s(environment.text)
@@ -139,7 +144,7 @@ class Environments:
                 )
 
         made: Prepared | None = None
-        error: Exception | None = None
+        error: GrainwiseError | None = None
         try:
             made = prepare(environment.text, self._open_cache(), check)
         except GrainwiseError as failure:
@@ -174,7 +179,7 @@ class Environments:
                 self._cache = Cache(self._engine.settings.cache_directory)
             return self._cache
 
-    def _fail(self, environment: Environment, error: Exception) -> None:
+    def _fail(self, environment: Environment, error: GrainwiseError) -> None:
         environment.state = FAILED
         environment.error = error
         environment.failed_at = monotonic()
@@ -182,12 +187,20 @@ class Environments:
 
     # -- processes -------------------------------------------------------------------------------------
 
-    def gives_up(self, environment: Environment | None, detail: str = "") -> bool:
-        """A process ended before it could take a task; say whether that has happened too often."""
+    def gives_up(
+        self, environment: Environment | None, detail: str = "", *, is_certain: bool = False
+    ) -> bool:
+        """A process ended before it could take a task; say whether that has happened too often.
+
+        Args:
+            environment: whose process; None for the program's own.
+            detail: what is known of its end.
+            is_certain: the next one would end as well.
+        """
         if environment is None:
             return self._engine.pool.note_start_failure()
         environment.num_start_failures += 1
-        if environment.num_start_failures < MAX_START_FAILURES:
+        if environment.num_start_failures < MAX_START_FAILURES and not is_certain:
             return False
         environment.num_start_failures = 0
         words = f"processes of the runtime environment fail to start\n{detail}".rstrip()

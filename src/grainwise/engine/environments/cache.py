@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from time import monotonic, sleep, time
 
 from ...errors import RuntimeEnvSetupError
@@ -37,11 +38,13 @@ class Entry:
 
     Attributes:
         path: its folder.
+        num_users: it is open until as many have closed it.
         info: what was noted of it when it was whole; None while it is not.
     """
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
+        self.num_users = 1
         self._fd = fd
         self.info = self._read()
 
@@ -78,6 +81,9 @@ class Entry:
 
     def close(self) -> None:
         """Let go of it."""
+        self.num_users -= 1
+        if self.num_users > 0:
+            return
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -122,6 +128,9 @@ class Cache:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self.copying = threading.RLock()
+        """Who looks for something that is to be this program's alone, and makes it, has this lock."""
+        self._mine: dict[tuple[str, str], Entry] = {}
         self._swept: set[str] = set()
 
     def claim(
@@ -159,16 +168,23 @@ class Cache:
             sleep(LOOK_S)
 
     def claim_free(self, kind: str, name: str) -> Entry:
-        """Return an entry that is this program's alone: the first of those of a name that nobody uses.
+        """Return an entry that is this object's alone: the one of this name that it has, or one that nobody has.
+
+        The caller has `copying`.
 
         Raises:
             RuntimeEnvSetupError: the folder can't be used.
         """
+        mine = self._mine.get((kind, name))
+        if mine is not None and mine.num_users > 0:
+            mine.num_users += 1
+            return mine
         folder = self._folder_of(kind)
         number = 0
         while True:
             entry = _lock(os.path.join(folder, f"{name}-{number}"), fcntl.LOCK_EX)
             if entry is not None:
+                self._mine[kind, name] = entry
                 return entry
             number += 1
 

@@ -11,12 +11,13 @@ import shutil
 import stat
 from hashlib import blake2b
 
-from ...errors import RuntimeEnvSetupError
+from ...errors import GrainwiseError, RuntimeEnvSetupError
 from .patterns import DEFAULT, Patterns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from .cache import Cache, Entry
 
@@ -43,72 +44,89 @@ def snapshot(
         RuntimeEnvSetupError: it can't be read, or changes all the time.
     """
     check = check or _go_on
-    try:
-        if os.path.isfile(path) and not inside:
-            return _unpacked(cache, path)
-        for _ in range(MAX_TRIES):
-            files = list(_walk(path, excludes, inside))
-            name = _digest(files, check)
-            entry = cache.claim_free(KIND, name)
-            if entry.info is not None and entry.info["files"] == _state(entry.path):
-                entry.touch()
+    with cache.copying:
+        try:
+            return _snapshot(cache, path, excludes, inside, check)
+        except OSError as error:
+            raise RuntimeEnvSetupError(f"a copy of {path} can't be made: {error}") from error
+
+
+def _snapshot(
+    cache: Cache, path: str, excludes: Sequence[str], inside: str, check: Callable[[], None]
+) -> Entry:
+    if os.path.isfile(path) and not inside:
+        return _unpacked(cache, path)
+    for _ in range(MAX_TRIES):
+        files = list(_walk(path, excludes, inside))
+        name = _digest(files, check)
+        entry = cache.claim_free(KIND, name)
+        if _is_usable(entry):
+            return entry
+        try:
+            entry.begin()
+            for inner, source, target in files:
+                check()
+                _copy(source, os.path.join(entry.path, inner), target)
+            copied = [(inner, os.path.join(entry.path, inner), target) for inner, _, target in files]
+            if _digest(copied, check) == name:
+                entry.finish({"source": path, "files": _state(entry.path)})
+                cache.sweep(KIND)
                 return entry
-            try:
-                entry.begin()
-                for inner, source, target in files:
-                    check()
-                    _copy(source, os.path.join(entry.path, inner), target)
-                copied = [(inner, os.path.join(entry.path, inner), target) for inner, _, target in files]
-                if _digest(copied, check) == name:
-                    entry.finish({"source": path, "files": _state(entry.path)})
-                    cache.sweep(KIND)
-                    return entry
-            except BaseException:
-                entry.abandon()
-                raise
+        except BaseException:
             entry.abandon()
-    except OSError as error:
-        raise RuntimeEnvSetupError(f"a copy of {path} can't be made: {error}") from error
+            raise
+        entry.abandon()
     raise RuntimeEnvSetupError(f"a copy of {path} can't be made: its files change all the time")
 
 
+def digest_of(path: str) -> str:
+    """Return the hash of a file's content, or of a folder's with all that a copy of it would hold."""
+    return _digest(list(_walk(path, (), "")), _go_on)
+
+
 def _unpacked(cache: Cache, path: str) -> Entry:
-    """Return what an archive holds; a single folder at its top that holds all else is left out, as in Ray."""
+    """Return what an archive holds."""
     name = _digest([("", path, None)], _go_on)
     entry = cache.claim_free(KIND, name)
-    if entry.info is None or entry.info["files"] != _state(entry.path):
-        try:
-            entry.begin()
-            shutil.unpack_archive(path, entry.path, **_safely(path))
-            _lift(entry.path)
-            entry.finish({"source": path, "files": _state(entry.path)})
-        except BaseException as error:
-            entry.abandon()
-            if isinstance(error, (shutil.ReadError, ValueError, EOFError)):
-                raise RuntimeEnvSetupError(f"archive {path} can't be unpacked: {error}") from error
-            raise
-        cache.sweep(KIND)
-    entry.touch()
+    if _is_usable(entry):
+        return entry
+    try:
+        entry.begin()
+        _unpack(path, entry.path)
+        entry.finish({"source": path, "files": _state(entry.path)})
+    except BaseException as error:
+        entry.abandon()
+        if isinstance(error, Exception) and not isinstance(error, GrainwiseError):
+            raise RuntimeEnvSetupError(f"archive {path} can't be unpacked: {error}") from error
+        raise
+    cache.sweep(KIND)
     return entry
 
 
-def _safely(path: str) -> dict[str, str]:
-    """Return what keeps a tar archive from writing elsewhere; zip archives never do."""
+def _is_usable(entry: Entry) -> bool:
+    """Say whether a copy is as it was made; one that this session has already may have been written in."""
+    if entry.info is None or (entry.num_users == 1 and entry.info["files"] != _state(entry.path)):
+        return False
+    entry.touch()
+    return True
+
+
+def _unpack(path: str, folder: str) -> None:
+    if path.endswith(".zip"):
+        import zipfile
+
+        with zipfile.ZipFile(path) as archive:  # it never writes outside of the folder
+            for member in archive.infolist():
+                made = archive.extract(member, folder)
+                mode = member.external_attr >> 16 & 0o777
+                if mode and not member.is_dir():
+                    os.chmod(made, mode | 0o600)
+        return
     import tarfile
 
-    return {} if path.endswith(".zip") or not hasattr(tarfile, "data_filter") else {"filter": "data"}
-
-
-def _lift(folder: str) -> None:
-    """Have the content of the only folder at the top there itself."""
-    names = os.listdir(folder)
-    if len(names) != 1 or not os.path.isdir(os.path.join(folder, names[0])):
-        return
-    top = os.path.join(folder, f"{names[0]}.top")
-    os.rename(os.path.join(folder, names[0]), top)
-    for each in os.listdir(top):
-        os.rename(os.path.join(top, each), os.path.join(folder, each))
-    os.rmdir(top)
+    safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, **safely)
 
 
 def _walk(path: str, excludes: Sequence[str], inside: str) -> Iterator[tuple[str, str, str | None]]:

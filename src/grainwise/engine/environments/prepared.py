@@ -11,6 +11,7 @@ import re
 import sys
 
 from .spec import fields
+from .virtual import PACKAGE_FOLDERS, Packages, build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .cache import Cache, Entry
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
 
 class Prepared:
@@ -74,7 +74,7 @@ class Prepared:
         rest = [self._moved(entry) for entry in path]
         if self.site_folders:
             at = next(
-                (i for i, entry in enumerate(rest) if os.path.basename(entry) in _PACKAGE_FOLDERS), len(rest)
+                (i for i, entry in enumerate(rest) if os.path.basename(entry) in PACKAGE_FOLDERS), len(rest)
             )
             rest[at:at] = self.site_folders
         own = self.variables.get("PYTHONPATH", "")
@@ -145,8 +145,6 @@ def _prepare_packages(
     tool = next((name for name in ("pip", "uv") if name in found), "")
     if not wheels and not tool:
         return
-    from .virtual import Packages, build
-
     packages = Packages.of_field(tool or "uv", found.get(tool, {}), wheels)
     entry = build(packages, cache, check)
     made.entries.append(entry)

@@ -28,19 +28,18 @@ class TemplateHandle:
     Attributes:
         environment: whose workers it forks; None for those of the program's own.
         fd: of the control socket, -1 when that is closed.
-        has_forked: it was asked for a worker.
-        used_at: when it was asked last, in monotonic seconds.
+        has_forked: it was asked for a worker; is_booted: it has said that it is ready.
     """
 
     __slots__ = (
-        "_control", "_error_fd", "_partial", "_pid", "environment", "fd", "has_forked", "used_at",
+        "_control", "_error_fd", "_partial", "_pid", "environment", "fd", "has_forked", "is_booted",
     )  # fmt: skip
 
     def __init__(self, environment: Environment | None) -> None:
         self.environment = environment
         self.fd = -1
         self.has_forked = False
-        self.used_at = 0.0
+        self.is_booted = False
         self._control: socket.socket | None = None
         self._pid = 0
         self._error_fd = -1
@@ -127,8 +126,10 @@ class TemplateHandle:
             self._partial += data
         size = template.MESSAGE.size
         while len(self._partial) >= size:
-            messages.append(template.MESSAGE.unpack(self._partial[:size]))
+            message = template.MESSAGE.unpack(self._partial[:size])
             self._partial = self._partial[size:]
+            self.is_booted = self.is_booted or message[0] == template.BOOTED
+            messages.append(message)
         return messages, is_open
 
     def output(self) -> str:
