@@ -81,12 +81,13 @@ def _snapshot(
 
 def digest_of(path: str) -> str:
     """Return the hash of a file's content, or of a folder's with all that a copy of it would hold."""
-    return _digest(list(_walk(path, (), "")), _go_on)
+    files = [("", path, None)] if os.path.isfile(path) else list(_walk(path, (), ""))
+    return _digest(files, _go_on)
 
 
 def _unpacked(cache: Cache, path: str) -> Entry:
     """Return what an archive holds."""
-    name = _digest([("", path, None)], _go_on)
+    name = digest_of(path)
     entry = cache.claim_free(KIND, name)
     if _is_usable(entry):
         return entry
