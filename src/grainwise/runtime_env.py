@@ -68,7 +68,8 @@ class RuntimeEnvConfig(dict[str, "Any"]):
             )
         if setup_timeout_seconds <= 0 and setup_timeout_seconds != -1:
             raise ValueError(
-                f"setup_timeout_seconds must be greater than zero or equals to -1, got: {setup_timeout_seconds}"
+                "setup_timeout_seconds must be greater than zero or equals to -1, got: "
+                f"{setup_timeout_seconds}"
             )
         if not isinstance(eager_install, bool):
             raise TypeError(f"eager_install must be a boolean, got: {type(eager_install).__name__}")
@@ -162,8 +163,8 @@ class RuntimeEnv(dict[str, "Any"]):
         tools = [name for name in ("pip", "uv", "conda") if given.get(name)]
         if len(tools) > 1:
             raise ValueError(
-                "The 'pip' field, 'uv' field, and 'conda' field of runtime_env cannot be specified at the same "
-                f"time, got {' and '.join(map(repr, tools))}"
+                "The 'pip' field, 'uv' field, and 'conda' field of runtime_env cannot be specified at the "
+                f"same time, got {' and '.join(map(repr, tools))}"
             )
         for name, value in given.items():
             self[name] = value
@@ -235,9 +236,7 @@ class RuntimeEnv(dict[str, "Any"]):
 
 def _check_env_vars(value: Any) -> dict[str, str] | None:
     if not isinstance(value, dict):
-        raise TypeError(
-            f"runtime_env['env_vars'] must be of type Dict[str, str], got {type(value).__name__}"
-        )
+        raise TypeError(f"runtime_env['env_vars'] must be of type Dict[str, str], got {type(value).__name__}")
     for name, text in value.items():
         for what, each in ((f"key {name!r:.200}", name), (f"value of {name!r:.200}", text)):
             if not isinstance(each, str):

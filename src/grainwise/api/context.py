@@ -124,7 +124,7 @@ class RuntimeContext:
 
     @property
     def runtime_env(self) -> RuntimeEnv:
-        """The runtime environment of this task, or of the session: what has been said, paths made absolute."""
+        """The runtime environment of this task, or of the session: as it was said, paths made absolute."""
         from ..runtime_env import RuntimeEnv
 
         return RuntimeEnv.deserialize(self.get_runtime_env_string())

@@ -26,9 +26,7 @@ OPTIONS = frozenset((
 """Ray's options of tasks and actors, taken where they ask for nothing that is missing here."""
 
 
-def check_init(
-    address: Any, *, num_gpus: Any, resources: Any, namespace: Any, local_mode: Any
-) -> None:
+def check_init(address: Any, *, num_gpus: Any, resources: Any, namespace: Any, local_mode: Any) -> None:
     """Refuse what a session here can't be.
 
     Raises:

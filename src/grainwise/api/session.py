@@ -75,8 +75,8 @@ def init(
         ignore_reinit_error: do nothing if the engine is running already.
         num_gpus: none, so far.
         resources: none, so far.
-        runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`, `pip`
-            or `uv`, ...; what their own option says is added. It is made when the first task needs it.
+        runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`,
+            `pip` or `uv`, ...; what their own option says is added. It is made when a task needs it first.
         namespace: what `get_runtime_context().namespace` says.
         local_mode: warns: tasks run in workers all the same.
         labels: no effect.

@@ -109,25 +109,25 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
     def options(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
         self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
+        batching: Batching | None = None, runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
         self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
+        batching: Batching | None = None, runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
+        batching: Batching | None = None, runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
+        batching: Batching | None = None, runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
@@ -237,26 +237,26 @@ def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: .
 def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
     *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
+    batching: Batching | None = None, runtime_env: dict[str, Any] | None = None,
 ) -> _Decorator: ...  # fmt: skip
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
     *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
+    batching: Batching | None = None, runtime_env: dict[str, Any] | None = None,
 ) -> _DecoratorNone: ...  # fmt: skip
 @overload
 def remote(
     *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
+    batching: Batching | None = None, runtime_env: dict[str, Any] | None = None,
 ) -> _DecoratorMany: ...  # fmt: skip
 @overload
 def remote(
     *, num_cpus: float | None = None, name: str | None = None, namespace: str | None = None,
     lifetime: Literal["detached", "non_detached"] | None = None, get_if_exists: bool | None = None,
     max_restarts: int | None = None, max_task_retries: int | None = None, max_concurrency: int | None = None,
-    concurrency_groups: dict[str, int] | None = None,
+    concurrency_groups: dict[str, int] | None = None, runtime_env: dict[str, Any] | None = None,
 ) -> _ActorDecorator: ...  # fmt: skip
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.

@@ -8,8 +8,8 @@ A worker that is not blocked stands in one of three places, by the batches that 
                     drained    it is half, but as good as idle: before another worker could start
     two             nowhere
 
-A blocked worker (its task waits for others) lends its CPUs and is sent nothing. Each environment has these places
-of its own: see `lines`.
+A blocked worker (its task waits for others) lends its CPUs and is sent nothing. Each environment has these
+places of its own: see `lines`.
 """
 
 from __future__ import annotations

@@ -292,7 +292,7 @@ class Engine(Words):
         self.leadership.wake()
 
     def listen(self) -> None:
-        """Block until a worker or a template has something to say, somebody rings, or an environment has aged."""
+        """Block until a worker or a template speaks up, somebody rings, or an environment has aged."""
         if hasattr(select, "epoll"):
             watched = select.poll()
             watched.register(self.pool.poller.fileno(), select.POLLIN)

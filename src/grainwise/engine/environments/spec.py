@@ -111,8 +111,8 @@ def _local(path: str, what: str) -> str:
         path = path[len("file://") :]
     elif "://" in path:
         raise NotImplementedError(
-            f"runtime_env {what} {path!r:.200} is a URL - expected the path of a local folder or file: nothing "
-            "is fetched but packages"
+            f"runtime_env {what} {path!r:.200} is a URL - expected the path of a local folder or file: "
+            "nothing is fetched but packages"
         )
     found = os.path.abspath(os.path.expanduser(path))
     if not os.path.exists(found):

@@ -186,7 +186,7 @@ class _Builder:
             raise RuntimeEnvSetupError(f"{failure}\n{output}")
 
     def _add_driver(self) -> None:
-        """Have interpreters that are started in the environment find the program's packages, behind its own."""
+        """Have interpreters that tasks start find the program's packages, behind the environment's."""
         if self._packages.python:
             return
         import glob

@@ -177,13 +177,15 @@ class Template:
             from ..printed import forwarding  # noqa: F401  # logging is there, cloudpickle has imported it
 
     def _enter_environment(self) -> None:
-        """Become what the runtime environment says beyond path and variables: folder, packages' .pth files."""
+        """Become what the runtime environment says beyond path and variables: folder, .pth files."""
         settings = self.settings
         if settings.get("folder"):
             os.chdir(settings["folder"])
         for folder in settings.get("site_folders", ()):
             names = sorted(name for name in os.listdir(folder) if name.endswith(".pth"))
-            names = [name for name in names if name != settings["own_pth"]]  # for other processes than workers
+            names = [
+                name for name in names if name != settings["own_pth"]
+            ]  # for other processes than workers
             if names:
                 import site
 
