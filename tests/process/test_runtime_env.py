@@ -181,7 +181,6 @@ def test_one_environment_does_not_starve_another(session: None, tmp_path: Path) 
     refs = [busy.remote(done) for _ in range(400)]
     last = finish.options(runtime_env={"env_vars": {"A": "1"}}).remote(done)
     get(last)
-    assert not get(refs[-1]) or get(refs[-2]), "the other environment had its turn among them"
     assert any(ray.get(refs, timeout=LIMIT_S)), "it had its turn before they had ended"
 
 
@@ -268,6 +267,25 @@ def test_a_task_knows_its_environment(session: None) -> None:
     assert found == json.loads(text) == {"env_vars": {"A": "1"}}
     assert get(ask.remote()) == ({}, "{}")
     assert ray.get_runtime_context().get_runtime_env_string() == "{}"
+
+
+def test_a_listing_has_them(session: None) -> None:
+    from grainwise.util import state
+
+    get(variable.options(runtime_env={"env_vars": {"A": "1"}}).remote("A"))
+    with pytest.raises(RuntimeEnvSetupError):
+        get(variable.options(runtime_env={"pip": ["/no/such/package-1.0-py3-none-any.whl"]}).remote("A"))
+    listed = state.list_runtime_envs()
+    assert [each.success for each in listed] == [True, False]
+    assert listed[0].runtime_env == {"env_vars": {"A": "1"}}
+    assert listed[0].error is None
+    assert "can't be installed" in listed[1].error
+
+
+def test_modules_in_a_folder_do_not_stand_in_the_way_of_ours(session: None, tmp_path: Path) -> None:
+    for name in ("socket", "logging", "queue", "select"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('in the way')\n")
+    assert get(here.options(runtime_env={"working_dir": str(tmp_path)}).remote())[1][0] == "logging.py"
 
 
 # --- folders ------------------------------------------------------------------------------------------------
@@ -477,6 +495,13 @@ def env_field(env: dict[str, Any]) -> dict[str, Any]:
 
     field: dict[str, Any] = fields(canonical(env, "option"))["pip"]
     return field
+
+
+def test_a_conflict_is_told(session: None, wheels: Callable[..., str]) -> None:
+    env = {"uv": [wheels("tiny", "1.0"), wheels("picky", requires="tiny>=2")]}
+    remote = version_of.options(runtime_env=env)
+    with pytest.raises(RuntimeEnvSetupError, match=r"(?s)picky.*depends on.*tiny>=2"):
+        get(remote.remote("picky"))
 
 
 def test_versions_that_do_not_fit_are_told(session: None, wheels: Callable[..., str]) -> None:

@@ -157,7 +157,9 @@ def test_paths_inside_of_a_copied_folder_lead_to_the_copy(tmp_path: Path) -> Non
     made.site_folders = ["/new/site-packages"]
     made.variables = {"PYTHONPATH": "/said"}
     path = made.path_over([str(source), str(source / "src"), "/usr/lib/python3", packages])
-    assert path == [str(copy), "/said", str(copy / "src"), "/usr/lib/python3", "/new/site-packages", packages]
+    assert path == [str(copy), str(copy / "src"), "/usr/lib/python3", "/new/site-packages", packages]
+    assert made.first_path() == [str(copy), "/said"]
+    assert made.python_path("/outer") == f"{copy}:/said"
 
 
 def test_variables_may_name_others() -> None:
@@ -165,4 +167,5 @@ def test_variables_may_name_others() -> None:
     made.variables = {"PATH": "/mine:${PATH}", "NONE": "<${NO_SUCH}>"}
     made.first = ["/code"]
     found = made.variables_over({"PATH": "/usr/bin", "KEPT": "1"})
-    assert found == {"PATH": "/mine:/usr/bin", "NONE": "<>", "KEPT": "1", "PYTHONPATH": "/code"}
+    assert found == {"PATH": "/mine:/usr/bin", "NONE": "<>", "KEPT": "1"}
+    assert made.python_path("/outer") == "/code:/outer"

@@ -189,7 +189,7 @@ def _start(settings: Any, runtime_env: str = "") -> EngineLike:
     from ..engine.processes.pool import open_pool
 
     with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
-        pool = open_pool(settings)
+        pool = open_pool(settings, is_own=not runtime_env)
         from ..engine.driver.engine import Engine  # while the template boots
 
         try:

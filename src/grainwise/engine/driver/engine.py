@@ -123,6 +123,7 @@ class Engine(Words):
         refs_module.hooks.identify = self.borders.identify
         refs_module.hooks.restore = self.borders.restore
         refs_module.hooks.future = self.future
+        self.environments.begin()
 
     def bind(
         self, function: Exportable, options: Options, again: Callable[..., Any] | None = None

@@ -13,6 +13,7 @@ So do the ones used longest ago when there are more than `MAX_TEMPLATES`.
 from __future__ import annotations
 
 import _thread
+import os
 from time import monotonic
 
 from ...errors import EngineClosedError, GrainwiseError, RuntimeEnvSetupError, WorkerStartError
@@ -88,6 +89,15 @@ class Environments:
             self.unsettled[found] = None
         return found
 
+    def all(self) -> list[Environment]:
+        """Return all environments that the session has seen."""
+        return list(self._known.values())
+
+    def begin(self) -> None:
+        """Start what the session's own environment needs: the first task will need it."""
+        if self.own is not None and self.is_there(self.own):
+            self._engine.pool.start_template(self.own)
+
     # -- making ----------------------------------------------------------------------------------------
 
     def is_there(self, environment: Environment) -> bool:
@@ -162,6 +172,7 @@ class Environments:
             if made is not None:
                 environment.prepared = made
                 environment.state = THERE
+                environment.error = None
                 environment.used_at = monotonic()
                 self.unsettled.pop(environment, None)
             elif error is not None:
@@ -176,7 +187,7 @@ class Environments:
 
         with self._lock:
             if self._cache is None:
-                self._cache = Cache(self._engine.settings.cache_directory)
+                self._cache = Cache(os.path.join(self._engine.settings.cache_directory, "environments"))
             return self._cache
 
     def _fail(self, environment: Environment, error: GrainwiseError) -> None:

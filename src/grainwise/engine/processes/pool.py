@@ -329,8 +329,12 @@ class Pool:
             self.poller.close()
 
 
-def open_pool(settings: Settings) -> Pool:
+def open_pool(settings: Settings, *, is_own: bool = True) -> Pool:
     """Start a pool's template, which boots while the rest of the engine is still being imported.
+
+    Args:
+        settings: those of the session.
+        is_own: tasks run in the program's own environment; else its template is not started yet.
 
     Raises:
         WorkerStartError: it can't be started; nothing is left open.
@@ -347,7 +351,8 @@ def open_pool(settings: Settings) -> Pool:
     )
     pool = Pool(told, settings.threads_per_worker)
     try:
-        pool.start_template()
+        if is_own:
+            pool.start_template()
     except BaseException:
         pool.close()
         raise
