@@ -108,9 +108,13 @@ class Environments:
             environment.state = MAKING
             is_over = _thread.allocate_lock()
             is_over.acquire()
+            try:
+                _thread.start_new_thread(self._run, (environment, is_over))
+            except RuntimeError as error:  # the interpreter is ending, or there are too many
+                self._fail(environment, RuntimeEnvSetupError(f"the environment can't be made: {error}"))
+                return False
             self._makers = [each for each in self._makers if each.locked()]
             self._makers.append(is_over)
-            _thread.start_new_thread(self._run, (environment, is_over))
         return environment.state == THERE
 
     def hold(self, specs: Iterable[TaskSpec]) -> set[TaskSpec]:
