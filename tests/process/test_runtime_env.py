@@ -369,6 +369,35 @@ def test_what_is_not_offered_is_refused_before_anything_runs(session: None) -> N
             ray.remote(runtime_env=env)(Counter)
 
 
+def test_each_process_calls_the_setup_hook_first(session: None, tmp_path: Path) -> None:
+    def prepare() -> None:
+        import os
+
+        os.environ["PREPARED"] = "yes"
+
+    prepare.__module__ = "__main__"
+    env = {"worker_process_setup_hook": prepare}
+    assert get(variable.options(runtime_env=env).remote("PREPARED"))[0] == "yes"
+    assert get(ray.remote(Counter).options(runtime_env=env).remote().ask.remote("PREPARED")) == "yes"
+    (tmp_path / "hooks.py").write_text("import os\ndef prepare():\n    os.environ['PREPARED'] = 'by name'\n")
+    named = {"worker_process_setup_hook": "hooks.prepare", "py_modules": [tmp_path / "hooks.py"]}
+    assert get(variable.options(runtime_env=named).remote("PREPARED"))[0] == "by name"
+    assert get(variable.remote("PREPARED"))[0] is None
+
+
+def test_a_setup_hook_that_fails_is_told(session: None) -> None:
+    def prepare() -> None:
+        raise ValueError("no licence")
+
+    prepare.__module__ = "__main__"
+    env = {"worker_process_setup_hook": prepare}
+    with pytest.raises(RuntimeEnvSetupError, match=r"(?s)fail to start.*no licence"):
+        get(variable.options(runtime_env=env).remote("A"))
+    actor = ray.remote(Counter).options(runtime_env=env).remote()
+    with pytest.raises(RuntimeEnvSetupError, match="no licence"):
+        get(actor.ask.remote("A"))
+
+
 # --- actors -------------------------------------------------------------------------------------------------
 
 

@@ -57,12 +57,14 @@ class Environment:
 
     def settings(self, own: dict[str, Any], modules: list[str]) -> dict[str, Any]:
         """Return what its template is told, given what that of the program's own environment is told."""
+        from ..environments.spec import HOOK
         from ..environments.virtual import OWN_PTH
 
         made = self.prepared
         told = dict(own)
         told.update(
             runtime_env=self.text,
+            has_hook=HOOK in self.fields(),
             modules=modules,
             path=made.path_over(own["path"]),
             first_path=made.first_path(),
