@@ -701,6 +701,27 @@ def test_a_worker_that_dies_costs_its_environment_nothing(session: None, tmp_pat
     assert get(die_once.options(runtime_env={"env_vars": {"A": "1"}}).remote(first)) == "1"
 
 
+def test_a_killed_program_leaves_nothing(tmp_path: Path, cache_folder: str) -> None:
+    sign = Sign(tmp_path / "pid")
+    script = start_script(
+        f"""
+import os, time
+import grainwise as ray
+ray.init(num_cpus=2, runtime_env={{"env_vars": {{"A": "1"}}}})
+def wait():
+    open({sign.path + ".part"!r}, "w").close()
+    os.rename({sign.path + ".part"!r}, {sign.path!r})
+    time.sleep(1000)
+ray.get(ray.remote(wait).options(runtime_env={{"env_vars": {{"B": "1"}}}}).remote())
+""",
+        env={"GRAINWISE_CACHE_DIR": cache_folder},
+    )
+    sign.wait()
+    script.kill()
+    script.wait(LIMIT_S)
+    assert_nothing_left(script.mark)
+
+
 def test_a_program_leaves_nothing(tmp_path: Path, cache_folder: str) -> None:
     (tmp_path / "code.py").write_text("X = 1\n")
     result = run_script(
