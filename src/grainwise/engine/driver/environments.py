@@ -22,7 +22,7 @@ from .environment import FAILED, MAKING, NEW, THERE, Environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from ..environments.cache import Cache
@@ -52,7 +52,7 @@ class Environments:
 
     def __init__(self, engine: Engine, text: str) -> None:
         self._engine = engine
-        self._lock = _thread.allocate_lock()
+        self._lock = _thread.RLock()
         self._known: dict[str, Environment] = {}
         self._inherited: dict[tuple[Environment | None, str], Environment | None] = {}
         self._cache: Cache | None = None
@@ -96,7 +96,10 @@ class Environments:
     def begin(self) -> None:
         """Start what the session's own environment needs: the first task will need it."""
         if self.own is not None and self.is_there(self.own):
-            self._engine.pool.start_template(self.own)
+            try:
+                self._engine.pool.start_template(self.own)
+            except WorkerStartError:
+                pass  # the first task tries again, and says so
 
     # -- making ----------------------------------------------------------------------------------------
 
@@ -140,8 +143,8 @@ class Environments:
         finally:
             is_over.release()
 
-    def _make(self, environment: Environment) -> None:
-        from ..environments.prepared import Prepared, prepare
+    def _checker(self, environment: Environment) -> Callable[[], None]:
+        """Return what raises when an environment need not be made any more, or has taken too long."""
         from ..environments.spec import timeout_s
 
         engine = self._engine
@@ -157,10 +160,16 @@ class Environments:
                     "config={'setup_timeout_seconds': ...} if it takes longer"
                 )
 
+        return check
+
+    def _make(self, environment: Environment) -> None:
+        from ..environments.prepared import Prepared, prepare
+
+        engine = self._engine
         made: Prepared | None = None
         error: GrainwiseError | None = None
         try:
-            made = prepare(environment.text, self._open_cache(), check)
+            made = prepare(environment.text, self._open_cache(), self._checker(environment))
         except GrainwiseError as failure:
             error = failure
         except Exception as failure:  # such as a full disk
