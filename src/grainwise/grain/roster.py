@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_EXTRA_WORKERS = 64
 """So many workers may run tasks that occupy no CPU, and so many be started beyond those and the CPUs."""
+MIN_WARM_WORKERS = 4
+"""Beyond the CPUs, so many workers of several environments stay warm; or as many as there are CPUs."""
 
 
 class Worker:
@@ -233,7 +235,8 @@ class Roster:
 
     def crowd(self) -> list[int]:
         """Return idle workers that are too many even with several environments in turn, oldest first."""
-        excess = len(self.workers) - self.num_blocked - 2 * max(1, int(self.num_cpus))
+        num_cpus = max(1, int(self.num_cpus))
+        excess = len(self.workers) - self.num_blocked - num_cpus - max(num_cpus, MIN_WARM_WORKERS)
         return sorted(self.all_idle())[: max(0, excess)]
 
     def all_idle(self) -> list[int]:
