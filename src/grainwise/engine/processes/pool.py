@@ -259,6 +259,7 @@ class Pool:
         handle = WorkerHandle(uid, number, slot, words, files)
         handle.channel = Channel(near, blocking=False)
         handle.fd_socket = near_side
+        self._warm_template()
         self._has_forked = True
         fds = [far.fileno(), far_side.fileno(), *files]
         self._send_to_template(template.MESSAGE.pack(template.FORK, uid, slot, 0), fds)
@@ -268,6 +269,15 @@ class Pool:
         self.by_fd[near.fileno()] = handle
         self.poller.register(near.fileno(), select.POLLIN)
         return handle
+
+    def _warm_template(self) -> None:
+        """Have the template import what the program has imported since it was started."""
+        warm: list[str] = self.settings["modules"]
+        for module in WARM_MODULES:
+            if module in sys.modules and module not in warm:
+                warm.append(module)
+                name = module.encode()
+                self._send_to_template(template.MESSAGE.pack(template.IMPORT, 0, len(name), 0) + name, [])
 
     def _send_to_template(self, message: bytes, fds: list[int]) -> None:
         assert self._control is not None

@@ -33,6 +33,7 @@ MESSAGE = struct.Struct("<qqqq")
 FORK = 1  # uid, slot; with descriptors: socket, side socket, output, errors, crash file
 KILL = 2  # uid, signal
 CONTROL = 3  # with the control page's descriptor
+IMPORT = 4  # followed by so many bytes, the name of a module
 
 # To the driver.
 FORKED = 16  # uid, process id
@@ -156,10 +157,7 @@ class Template:
                 setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
             builtins.help = _sitebuiltins._Helper()
         for name in ["cloudpickle", *settings["modules"]]:
-            try:
-                __import__(name)
-            except Exception:
-                continue  # the task that needs it will say so
+            self._import(name)
         try:
             from ...objects import by_value  # noqa: F401  # needs cloudpickle, which the new path leads to
         except ImportError:
@@ -184,9 +182,17 @@ class Template:
             self.control_page = fds[0]
         elif operation == FORK:
             self._fork(uid, value, fds)
+        elif operation == IMPORT:
+            self._import(read_exactly(self.control, value).decode())
         elif operation == KILL and uid in self.pids:
             self._kill(self.pids[uid], value)
         return True
+
+    def _import(self, name: str) -> None:
+        try:
+            __import__(name)
+        except Exception:
+            return  # the task that needs it will say so
 
     def _fork(self, uid: int, slot: int, fds: list[int]) -> None:
         try:
