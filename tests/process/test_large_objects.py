@@ -95,6 +95,7 @@ def test_an_array_as_result(nbytes: int) -> None:
     assert _marks_of(array) == (count, 0, count // 2, count - 1)
 
 
+@pytest.mark.slow
 def test_bytes_beyond_two_gibibytes_as_argument_and_result() -> None:
     size = 5 * GB // 2
     ends = ray.remote(lambda value: (len(value), value[:4], value[2**31 : 2**31 + 4], value[-4:]))
