@@ -37,6 +37,7 @@ from .deadlines import Deadlines
 from .dispatcher import Dispatcher
 from .results import Results
 from .runs import Run
+from .streams import Streams
 from .submissions import Submissions
 from .turn import Leadership, Turn
 from .words import Words, freeze_daemon
@@ -105,6 +106,7 @@ class Engine(Words):
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
         self.actors = Actors(self)
+        self.streams = Streams(self)
         self.results = Results(self)
         self.deadlines = Deadlines(self)
         self.backstop = Backstop(self)
