@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from .api.values import put as put
     from .api.values import wait as wait
     from .as_ray import install_as_ray as install_as_ray
+    from .engine.generators import DynamicObjectRefGenerator as DynamicObjectRefGenerator
+    from .engine.generators import ObjectRefGenerator as ObjectRefGenerator
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
@@ -87,6 +89,8 @@ _WHERE = {
     "get": "api.values",
     "wait": "api.values",
     "cancel": "api.values",
+    "DynamicObjectRefGenerator": "engine.generators",
+    "ObjectRefGenerator": "engine.generators",
     "ObjectRef": "objects.ref",
 }
 
@@ -94,9 +98,11 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "ActorMethod",
+    "DynamicObjectRefGenerator",
     "Executor",
     "MapResults",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RemoteFunction",
     "RuntimeContext",
     "available_resources",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ..engine.calls import ActorOptions, MethodOptions
+from ..engine.calls import STREAMING, ActorOptions, MethodOptions
 from ..engine.current import Exportable
+from ..engine.generators import is_generator_function
 from .session import engine
+from .tasks import LIMIT, check_limit, with_limit
 
 TYPE_CHECKING = False
 if not TYPE_CHECKING:
@@ -33,7 +35,8 @@ ACTOR_OPTIONS = (
     "name", "namespace", "num_cpus", "runtime_env",
 )  # fmt: skip
 METHOD_OPTIONS = (
-    "concurrency_group", "max_task_retries", "name", "num_returns", "retry_exceptions",
+    "_generator_backpressure_num_objects", "concurrency_group", "max_task_retries", "name", "num_returns",
+    "retry_exceptions",
 )  # fmt: skip
 BUILT_IN = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 ASYNC_CONCURRENCY = 1000
@@ -138,18 +141,19 @@ class ActorHandle(Typed["C_co"]):
         class_name, max_task_retries, methods = description
         if name in BUILT_IN:
             options = MethodOptions(name, f"{class_name}.{name}")
+            is_generator = name == "__ray_call__"
         else:
             known = methods.get(name)
             if known is None:
                 if name.startswith("__") and name.endswith("__"):
                     raise AttributeError(name)
                 raise AttributeError(f"actor {class_name!r} has no method {name!r}")
-            num_returns, retries, retry_exceptions, group = known
+            num_returns, retries, retry_exceptions, group, is_generator = known
             options = MethodOptions(
                 name, f"{class_name}.{name}", num_returns, max_task_retries if retries is None else retries,
                 retry_exceptions, group,
             )  # fmt: skip
-        method = self.__dict__[name] = ActorMethod(self._ref, options)
+        method = self.__dict__[name] = ActorMethod(self._ref, options, is_generator)
         return method
 
     def __dir__(self) -> list[str]:
@@ -176,10 +180,11 @@ class ActorHandle(Typed["C_co"]):
 class ActorMethod:
     """A method of an actor; `remote(...)` submits a call of it."""
 
-    __slots__ = ("__weakref__", "_options", "_ref", "remote")
+    __slots__ = ("__weakref__", "_is_generator", "_options", "_ref", "remote")
 
-    def __init__(self, ref: ObjectRef[Any], options: MethodOptions) -> None:
+    def __init__(self, ref: ObjectRef[Any], options: MethodOptions, is_generator: bool = False) -> None:
         self._ref = ref
+        self._is_generator = is_generator
         self._options = options
         self.remote: Callable[..., Any] = self._bind
 
@@ -191,10 +196,12 @@ class ActorMethod:
         """Return the same method with other options: `num_returns`, `max_task_retries`, `name`, ..."""
         own = self._options
         values: dict[str, Any] = {name: getattr(own, name) for name in MethodOptions.__slots__}
-        for name, value in check_method_options(options).items():
-            if value is not None:
+        limit = check_limit(options.get(LIMIT), own.num_returns)
+        for name, value in check_method_options(options, is_generator=self._is_generator).items():
+            if value is not None and name != LIMIT:
                 values[{"concurrency_group": "group"}.get(name, name)] = value
-        return ActorMethod(self._ref, MethodOptions(**values))
+        values["num_returns"] = with_limit(values["num_returns"], limit)
+        return ActorMethod(self._ref, MethodOptions(**values), self._is_generator)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a direct call would run here.
@@ -208,7 +215,7 @@ class ActorMethod:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_method, (self._ref, self._options.astuple())
+        return _rebuild_method, (self._ref, self._options.astuple(), self._is_generator)
 
     def __repr__(self) -> str:
         return f"<ActorMethod {self._options.name}>"
@@ -224,8 +231,8 @@ def _rebuild_class(
     return ActorClass(Exportable(function, name, uid, is_exported), options)
 
 
-def _rebuild_method(ref: ObjectRef[Any], options: tuple[Any, ...]) -> ActorMethod:
-    return ActorMethod(ref, MethodOptions(*options))
+def _rebuild_method(ref: ObjectRef[Any], options: tuple[Any, ...], is_generator: bool) -> ActorMethod:
+    return ActorMethod(ref, MethodOptions(*options), is_generator)
 
 
 # -- words -----------------------------------------------------------------------------------------------
@@ -237,7 +244,11 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
     Args:
         *args: nothing; it is used as `@method(num_returns=2)`.
         **options:
-            num_returns: results of a call, default 1; with 2 and more `remote()` returns a list of refs.
+            num_returns: results of a call, default 1; with 2 and more `remote()` returns a list of refs. A
+                method with a `yield` returns an `ObjectRefGenerator` by default, as with "streaming"; with
+                "dynamic" one ref of all its refs.
+            _generator_backpressure_num_objects: so many values of a generator wait at most; default any
+                number.
             concurrency_group: the group of the actor in which it runs.
             max_task_retries: runs beyond the first when the actor's process dies; default the actor's.
             retry_exceptions: True, or exception classes, to run again after such an error as well.
@@ -251,6 +262,7 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
     checked = check_method_options(options)
 
     def decorate(function: F) -> F:
+        check_method_options(options, is_generator=is_generator_function(function))
         setattr(function, _MARK, checked)
         return function
 
@@ -343,11 +355,16 @@ def _methods_of(cls: Any) -> tuple[dict[str, tuple[Any, ...]], bool]:
             flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
             is_async = is_async or bool(flags & _ASYNC_FLAGS)
             function = getattr(function, "__wrapped__", None)
+        is_generator = is_generator_function(found)
+        num_returns = marked.get("num_returns")
+        if num_returns is None:
+            num_returns = STREAMING if is_generator else 1
         methods[name] = (
-            1 if marked.get("num_returns") is None else marked["num_returns"],
+            with_limit(num_returns, marked.get(LIMIT) or 0),
             marked.get("max_task_retries"),
             marked.get("retry_exceptions") or False,
             marked.get("concurrency_group") or "",
+            is_generator,
         )
     methods.pop("__call__", None) if "__call__" not in _own_names(cls) else None
     return methods, is_async
@@ -382,17 +399,24 @@ def check_actor_options(options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def check_method_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a method, checked.
+def check_method_options(options: dict[str, Any], *, is_generator: bool = True) -> dict[str, Any]:
+    """Return the options of a method, checked; those of generators only where it is one.
 
     Raises:
         TypeError: one is unknown or of the wrong type.
         ValueError: one is out of range.
     """
-    from .tasks import check_retry_exceptions
+    from .tasks import check_num_returns, check_retry_exceptions
 
+    num_returns = options.get("num_returns")
+    if not is_generator and num_returns in ("streaming", "dynamic"):
+        raise ValueError(
+            f"num_returns={num_returns!r} can only be used with generator functions - expected a method with "
+            f"a `yield`"
+        )
     checks: dict[str, Any] = {
-        "num_returns": _check_natural,
+        LIMIT: lambda _, value: check_limit(value, 1),
+        "num_returns": lambda _, value: check_num_returns(value),
         "max_task_retries": _check_count,
         "retry_exceptions": lambda _, value: check_retry_exceptions(value),
         "concurrency_group": _check_text,
@@ -429,11 +453,6 @@ def _check_num_cpus(name: str, value: Any) -> float:
 
 def _check_count(name: str, value: Any) -> int:
     number: int = _check_number(name, value, (int,), -1)
-    return number
-
-
-def _check_natural(name: str, value: Any) -> int:
-    number: int = _check_number(name, value, (int,), 0)
     return number
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ..config import check_batching
+from ..engine.calls import DYNAMIC, STREAMING, limit_of, streaming
 from ..engine.current import Exportable, Options
+from ..engine.generators import is_generator_function
 from .session import engine
 
 TYPE_CHECKING = False
@@ -40,6 +42,7 @@ else:  # last, so that linters take this `overload` for the one in effect
 _OPTIONS = (
     "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
 )  # fmt: skip
+LIMIT = "_generator_backpressure_num_objects"
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -136,7 +139,9 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             TypeError: an option is unknown or of the wrong type.
             ValueError: an option is out of range.
         """
-        return RemoteFunction(self._exportable, _check(options, self._options))
+        checked = _check(options, self._options)
+        check_generator(self.__wrapped__, options.get("num_returns"))
+        return RemoteFunction(self._exportable, checked)
 
     if not TYPE_CHECKING:
 
@@ -337,14 +342,16 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
         return make_class(function, options)
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
-    return RemoteFunction(Exportable(function, name), _check(options, Options(name=name)))
+    start = Options(name=name, num_returns=STREAMING if is_generator_function(function) else 1)
+    check_generator(function, options.get("num_returns"))
+    return RemoteFunction(Exportable(function, name), _check(options, start))
 
 
 def _check(changes: dict[str, Any], start: Options) -> Options:
     """Return options with some changed, checked."""
     checks = {
         "num_cpus": _check_num_cpus,
-        "num_returns": _check_num_returns,
+        "num_returns": check_num_returns,
         "max_retries": _check_max_retries,
         "retry_exceptions": check_retry_exceptions,
         "name": _check_name,
@@ -352,6 +359,7 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
         "runtime_env": check_runtime_env,
     }
     values: dict[str, Any] = dict(zip(checks, start.astuple()))
+    limit = check_limit(changes.get(LIMIT), values["num_returns"])
     for name, value in changes.items():
         if name not in checks:
             from .ray_arguments import takes_option
@@ -361,6 +369,7 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
             raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
         if value is not None:
             values[name] = checks[name](value)
+    values["num_returns"] = with_limit(values["num_returns"], limit)
     return Options(**values)
 
 
@@ -372,12 +381,45 @@ def _check_num_cpus(value: Any) -> float:
     return float(value)
 
 
-def _check_num_returns(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_num_returns(value: Any) -> int:
+    """Return the option as a number; see `engine.calls`."""
+    if value == "streaming" or value == "dynamic":
+        return STREAMING if value == "streaming" else DYNAMIC
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise TypeError(f"option num_returns expected an int, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"option num_returns expected at least 0, got {value}")
+    if isinstance(value, str) or value < 0:
+        raise ValueError(
+            f'option num_returns expected at least 0, "streaming" or "dynamic", got {value!r:.200}'
+        )
     return value
+
+
+def check_generator(function: Any, num_returns: Any) -> None:
+    """Refuse the options of generators for other functions."""
+    if num_returns in ("streaming", "dynamic") and not is_generator_function(function):
+        raise ValueError(
+            f"num_returns={num_returns!r} can only be used with generator functions - expected one with a "
+            f"`yield`, got {getattr(function, '__qualname__', type(function).__name__)!r}"
+        )
+
+
+def check_limit(value: Any, before: int) -> int:
+    """Return how many values of a generator may wait, 0 for any number; `before` says what held so far."""
+    if value is None:
+        return limit_of(before)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"option {LIMIT} expected an int, got {type(value).__name__}")
+    if value < 1 and value != -1:
+        raise ValueError(
+            f"{LIMIT}={value} is not allowed - expected at least 1: so many values wait at most, and with 1 "
+            f"each is made when the one before it is taken; or -1 for any number"
+        )
+    return max(0, value)
+
+
+def with_limit(num_returns: int, limit: int) -> int:
+    """Return `num_returns`, where it says that values are streamed, with the limit."""
+    return num_returns if num_returns >= 0 or num_returns == DYNAMIC else streaming(limit)
 
 
 def _check_max_retries(value: Any) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import GrainwiseError
-from ..objects.ref import ObjectRef
+from ..engine.generators import ObjectRefGenerator
+from ..objects.ref import READY, ObjectRef
 from .session import engine
 
 TYPE_CHECKING = False
@@ -57,6 +58,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         TaskCancelledError: a task was cancelled.
         TypeError: something in `refs` is not an ObjectRef.
     """
+    if refs.__class__ is ObjectRefGenerator:
+        return refs
     if timeout is not None:
         timeout = _check_timeout("get", timeout)
     is_one = isinstance(refs, ObjectRef)
@@ -90,8 +93,10 @@ def wait(
         ValueError: `num_returns` is out of range or a ref appears twice.
         TypeError: something in `refs` is not an ObjectRef.
     """
-    if isinstance(refs, ObjectRef):
-        raise TypeError("wait() expected a list of ObjectRefs, got one ObjectRef")
+    if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
+        raise TypeError(
+            f"wait() expected a list of ObjectRefs or ObjectRefGenerators, got one {type(refs).__name__}"
+        )
     checked = _check_refs("wait", refs)
     if not checked:
         return [], []
@@ -103,7 +108,24 @@ def wait(
         raise ValueError(f"wait(num_returns={num_returns}) expected 1 to {len(checked)}, the number of refs")
     if timeout is not None:
         timeout = _check_timeout("wait", timeout)
+    if ObjectRefGenerator in map(type, checked):
+        return _wait_with_generators(checked, num_returns, timeout)
     return engine().wait(checked, num_returns, timeout)
+
+
+def _wait_with_generators(
+    waited: list[Any], num_returns: int, timeout: float | None
+) -> tuple[list[Any], list[Any]]:
+    """Wait with the next ref of each generator in its place; one that has no more is ready."""
+    of_ref: dict[ObjectRef[Any], Any] = {}
+    for each in waited:
+        ref = each._peek() if isinstance(each, ObjectRefGenerator) else each
+        if ref is None:
+            ref = ObjectRef()
+            ref._value, ref._state = None, READY
+        of_ref[ref] = each
+    ready, rest = engine().wait(list(of_ref), num_returns, timeout)
+    return [of_ref[ref] for ref in ready], [of_ref[ref] for ref in rest]
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -122,6 +144,8 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
         TypeError: `ref` is not an ObjectRef.
         ValueError: `force` for a call of an actor.
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref._generator_ref
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel() expected an ObjectRef, got {type(ref).__name__}")
     engine().cancel(ref, force=force, recursive=recursive)
@@ -134,8 +158,9 @@ def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
     kinds = set(map(type, checked))
     kinds.discard(ObjectRef)
     if kinds:
+        allowed = (ObjectRef, ObjectRefGenerator) if word == "wait" else ObjectRef
         for position, ref in enumerate(checked):
-            if not isinstance(ref, ObjectRef):
+            if not isinstance(ref, allowed):
                 raise TypeError(
                     f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}"
                 )

@@ -1,10 +1,37 @@
-"""What is said about actors and their methods between `api` and the engines, in the driver and in workers."""
+"""What is said about calls between `api` and the engines, in the driver and in workers.
+
+The `num_returns` of a call is a count, or says what becomes of the values of a generator:
+
+    STREAMING           a stream of refs, as the values come
+    -2 - limit          the same, and its producer waits when `limit` of them have not been taken
+    DYNAMIC             one ref, whose value is the list of refs of all of them
+"""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+STREAMING = -1
+DYNAMIC = -2
+
+
+def streaming(limit: int) -> int:
+    """Return the `num_returns` of a stream of which so many values wait at most, 0 for any number."""
+    return DYNAMIC - limit if limit else STREAMING
+
+
+def limit_of(num_returns: int) -> int:
+    """Return how many values of a stream wait at most, 0 for any number."""
+    return max(0, DYNAMIC - num_returns)
+
+
+def num_refs(num_returns: int) -> int:
+    """Return how many refs a worker must name for a call: that of its end, and of its stream, for a generator."""
+    if num_returns < 0:
+        return 1 if num_returns == DYNAMIC else 2
+    return max(1, num_returns)
 
 
 class ActorOptions:
@@ -76,7 +103,7 @@ class MethodOptions:
     Attributes:
         method: its name.
         name: for messages.
-        num_returns: results of a call, >= 0.
+        num_returns: results of a call, >= 0; below 0 for a generator, see above.
         max_task_retries: runs beyond the first after the death of the actor's process, -1 for no limit.
         retry_exceptions: False, True, or the exception classes that are worth another run.
         group: the concurrency group that it runs in; empty for the default one.

@@ -130,7 +130,7 @@ class Options:
 
     Attributes:
         num_cpus: CPUs that a run occupies, >= 0.
-        num_returns: results of a call, >= 0.
+        num_returns: results of a call, >= 0; below 0 for a generator, see `calls`.
         max_retries: runs beyond the first after a worker's death, -1 for no limit.
         retry_exceptions: False, True, or the exception classes that are worth another run.
         name: for messages.

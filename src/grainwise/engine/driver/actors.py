@@ -308,7 +308,7 @@ class Actors(ActorSending):
 
     def enter(self, actor: Actor, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]) -> ObjectRef[Any]:
         """Take a call that a worker has submitted, with the refs that it made; return what stands for it."""
-        if spec.num_returns == 1:
+        if spec.num_returns == 1 or spec.num_returns < 0:
             ref = refs[0]
         else:
             ref = _new_ref(ObjectRef)
@@ -336,7 +336,9 @@ class Actors(ActorSending):
         ref._state = spec
         actor.has_calls = spec.has_calls = True
         result: Any = ref
-        if spec.num_returns != 1:
+        if spec.num_returns < 0:
+            result = self.engine.streams.open(spec, ref, call)
+        elif spec.num_returns != 1:
             call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
             point_to(call.outs, spec, ref)
             result = list(call.outs) if call.outs else None

@@ -38,6 +38,7 @@ from .dispatcher import Dispatcher
 from .environments import Environments
 from .results import Results
 from .runs import Run
+from .streams import Streams
 from .submissions import Submissions
 from .turn import Leadership, Turn
 from .words import Words, freeze_daemon
@@ -108,6 +109,7 @@ class Engine(Words):
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
         self.actors = Actors(self)
+        self.streams = Streams(self)
         self.results = Results(self)
         self.deadlines = Deadlines(self)
         self.backstop = Backstop(self)

@@ -114,7 +114,7 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
     elif kind == KILL_ACTOR:
         engine.actors.kill_by_id(message[1], no_restart=message[2])
     else:
-        raise AssertionError(f"unknown message {kind}")
+        engine.streams.on_message(handle, message)
 
 
 def _submit(
@@ -149,6 +149,8 @@ def _submit(
     args, nbytes = _arguments(engine, handle, wires)
     refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
+    if num_returns < 0:
+        refs = engine.streams.open_lent(spec, call, refs)
     batch = _note_child(handle, call, refs, parent)
     queued = submissions.submit_child(spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
@@ -218,6 +220,8 @@ def _submit_method(
     refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
     call.caller = handle.uid
+    if num_returns < 0:
+        refs = engine.streams.open_lent(spec, call, refs)
     batch = _note_child(handle, call, refs, parent)
     ref = engine.actors.enter(actor, spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:

@@ -295,7 +295,9 @@ class Submissions:
         ref._state = spec
         spec.has_calls = True
         result: Any = ref
-        if spec.num_returns != 1:
+        if spec.num_returns < 0:
+            result = self.engine.streams.open(spec, ref, call)
+        elif spec.num_returns != 1:
             call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
             point_to(call.outs, spec, ref)
             result = list(call.outs) if call.outs else None
@@ -318,7 +320,7 @@ class Submissions:
             The ref to queue, or None if it waits for its arguments (or has failed with one of them).
         """
         spec.has_calls = True
-        if spec.num_returns == 1:
+        if spec.num_returns == 1 or spec.num_returns < 0:
             ref = refs[0]
         else:
             ref = _new_ref(ObjectRef)

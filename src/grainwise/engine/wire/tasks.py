@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..driver.actor import Actor
     from ..driver.environment import Environment
     from ..driver.runs import Run
+    from ..driver.streams import Stream
 
 # Messages to a worker: a tuple that begins with one of these.
 RUN = 0  # seq, flags, values, parts: (end, function id, sub-block hint, num_returns, task name), first index
@@ -46,6 +47,9 @@ DONE = 28  # (seq, index, part, value, seconds) of each of some calls of an acto
 FIND_ACTOR = 25  # identity for the answer, name, namespace
 KILL_ACTOR = 26  # identity, whether it may restart
 LEAVING = 27  # the actor ends itself: why
+YIELDED = 40  # seq, index, number of the first, values that a generator has yielded
+PAUSED = 41  # seq, index, identity of what it waits for, how many values: a generator is ahead of its consumer
+TAKE = 42  # identity of a stream, identities for its next values, how many were taken, one for an answer or 0
 PRINTED = 24  # something was printed; the results of its tasks come next
 
 # Flags of RUN.
@@ -65,6 +69,8 @@ LOOSE = 128  # which item runs need not be published while they are tiny
 REF_WIRE = 3  # identity of a ref
 MULTI_WIRE = 4  # one wire for each of several results
 LOCAL_WIRE = 5  # index of the item of the same batch whose result it is
+STREAM_WIRE = 7  # how many values a generator has yielded in all
+SHORT_WIRE = 8  # one wire for each of the first results, error wire for the others
 SLICE_WIRE = 6  # packed source, its form, first, behind the last: the items of a batch, see `slices`
 
 _numbers = itertools.count(1)
@@ -212,10 +218,12 @@ class Call:
         is_sent: it has left the queue; where: the worker's uid and the batch that it went with.
         wants: tasks that it waits for.
         tied: refs among the arguments whose values it takes from its own batch.
+        stream: where the values of a generator go.
     """
 
     __slots__ = (
-        "args", "caller", "is_sent", "kw_names", "nbytes", "outs", "parent", "tied", "wants", "where"
+        "args", "caller", "is_sent", "kw_names", "nbytes", "outs", "parent", "stream", "tied", "wants",
+        "where",
     )  # fmt: skip
 
     def __init__(self, args: tuple[Any, ...], kw_names: tuple[str, ...], nbytes: int) -> None:
@@ -229,6 +237,7 @@ class Call:
         self.where: tuple[int, int] | None = None
         self.wants = 0
         self.tied: tuple[ObjectRef[Any], ...] = ()
+        self.stream: Stream | None = None
 
     def dependencies(self) -> list[ObjectRef[Any]]:
         """Return the refs whose values this call needs."""

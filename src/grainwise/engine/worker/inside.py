@@ -205,6 +205,16 @@ class Inside(Submitting):
             self._resolve(missing[identity], wire)
         return answer.is_there
 
+    def await_any(self, missing: dict[int, ObjectRef[Any]], timeout_s: float | None) -> bool:
+        """Wait for one of some refs, and resolve all that are there then; false on a timeout."""
+        return self._await(missing, 1, timeout_s)
+
+    def read_waiting(self) -> None:
+        """Take the frames that lie in the socket while a task runs; batches among them must wait for it."""
+        answer = Answer()
+        while self.worker.channel.wait(0) and self._read(answer, False, 0.0):
+            pass
+
     def _read(self, answer: Answer, is_task: bool, timeout_s: float) -> bool:
         """Read one frame, or let whoever reads already find the answer."""
         worker = self.worker

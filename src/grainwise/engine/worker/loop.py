@@ -20,6 +20,7 @@ from itertools import starmap
 from time import perf_counter
 
 from ...objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
+from ..generators import is_generator_function
 from ..wire import claims, control
 from ..wire.channel import Channel
 from ..wire.slices import items_of
@@ -200,7 +201,12 @@ class Worker(Reporting):
         elif isinstance(function, BaseException):
             function = self._failing(function)
         batch.function = function
-        pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
+        if num_returns != 1:
+            pack = self.inside.pack_results(num_returns)
+        elif is_generator_function(function) and not batch.flags & (RAW | STARRED):
+            pack = self.inside.pack_first
+        else:
+            pack = self.inside.pack_result
         size = 1 if batch.flags & EACH else max(1, min(hint, MAX_BLOCK))
         self._run_items(batch, end, function, pack, size, can_be_atoms=num_returns == 1)
         if batch.timed:

@@ -14,6 +14,8 @@ from collections import deque
 from ...objects.codec import Packed, is_atom, serialize
 from ...objects.ref import READY, ObjectRef
 from .. import current
+from ..calls import DYNAMIC, limit_of, num_refs
+from ..generators import ObjectRefGenerator
 from ..wire import control
 from ..wire.failures import pack_or_name
 from ..wire.tasks import CANCEL_REF, FIND_ACTOR, KILL_ACTOR, PUT, SUBMIT, argument_name
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ..calls import ActorOptions, MethodOptions
     from ..current import Exportable, Options
     from .loop import Worker
+    from .yielding import Flow
 
 SHIP_AT = 64
 UID_SHIFT = 40
@@ -66,6 +69,7 @@ class Submitting(Values):
         buffer: children that have not been sent.
         untaught: functions for the driver that left the buffer with a child that ran here.
         own: runs children out of the buffer.
+        flows: the generators that run; changes under the worker's send lock.
         waited_s: how long the running item has waited for others.
     """
 
@@ -77,6 +81,7 @@ class Submitting(Values):
         self.buffer: deque[Child] = deque()
         self.untaught: dict[bytes, Any] = {}
         self.own = OwnChildren(self)
+        self.flows: list[Flow] = []
         self._ids = itertools.count(1)
         self._told: set[bytes] = set()
 
@@ -114,14 +119,22 @@ class Submitting(Values):
         packed_function = self._pack_function(function, options.name)
         code = getattr(function.function, "__code__", None)
         packed_args = self._pack_args(args, kwargs, code, options.name)
-        refs = self._new_refs(options.num_returns)
+        refs = self._new_refs(num_refs(options.num_returns))
         self._append(
             function.identify(), function, astuple, options, packed_args, tuple(kwargs), packed_function,
             refs, (args, kwargs),
         )  # fmt: skip
-        if options.num_returns == 0:
+        return self._outcome(options.num_returns, refs)
+
+    def _outcome(self, num_returns: int, refs: list[BorrowedRef]) -> Any:
+        """Return what a call returns whose refs these are."""
+        if num_returns == 0:
             return None
-        return refs[0] if options.num_returns == 1 else list(refs)
+        if num_returns < 0 and num_returns != DYNAMIC:
+            from .consuming import Inlet
+
+            return ObjectRefGenerator(Inlet(self, refs, limit_of(num_returns)))
+        return refs[0] if len(refs) == 1 else list(refs)
 
     def _pack_function(self, function: Exportable, name: str) -> Packed | None:
         """Return a function or class packed, None if the driver knows it."""
@@ -216,13 +229,11 @@ class Submitting(Values):
         def submit(*args: Any, **kwargs: Any) -> Any:
             self._check_open()
             packed_args = self._pack_args(args, kwargs, None, name)
-            refs = self._new_refs(num_returns)
+            refs = self._new_refs(num_refs(num_returns))
             self._append(
                 ref._id, None, astuple, options, packed_args, tuple(kwargs), None, refs, (args, kwargs, ref)
             )
-            if num_returns == 0:
-                return None
-            return refs[0] if num_returns == 1 else list(refs)
+            return self._outcome(num_returns, refs)
 
         return submit
 
@@ -246,8 +257,8 @@ class Submitting(Values):
             current.check_not_foreign()
 
     def has_unsent(self) -> bool:
-        """Say whether children wait to be sent."""
-        return bool(self.buffer)
+        """Say whether children or values of generators wait to be sent."""
+        return bool(self.buffer) or any(flow.values for flow in self.flows)
 
     def ship(self, most: int = 1 << 30) -> None:
         """Send the collected children, the oldest first. The caller holds the worker's send lock."""
@@ -257,8 +268,12 @@ class Submitting(Values):
                 taken.append(self.buffer.popleft())
             except IndexError:
                 break
-        if not taken:
-            return
+        if taken:
+            self._ship(taken)
+        for flow in self.flows:
+            flow.send()
+
+    def _ship(self, taken: list[Child]) -> None:
         wires = []
         for child in taken:
             wire = child.wire
