@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from .needs import NOTHING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .needs import Needs
 
 
 class ActorOptions:
@@ -21,11 +25,12 @@ class ActorOptions:
         groups: (name, calls that may run at once) of each concurrency group.
         is_async: it has `async def` methods: all of them run on one event loop.
         description: what a handle is made from, see `api.actors`.
+        needs: what it takes beside CPUs.
     """
 
     __slots__ = (
         "class_name", "description", "groups", "is_async", "is_detached", "max_concurrency", "max_restarts",
-        "may_exist", "name", "namespace", "num_cpus",
+        "may_exist", "name", "namespace", "needs", "num_cpus",
     )  # fmt: skip
 
     def __init__(
@@ -41,7 +46,9 @@ class ActorOptions:
         groups: tuple[tuple[str, int], ...] = (),
         is_async: bool = False,
         description: Any = None,
+        needs: Needs = NOTHING,
     ) -> None:
+        self.needs = needs
         self.class_name = class_name
         self.num_cpus = num_cpus
         self.name = name
@@ -58,7 +65,7 @@ class ActorOptions:
         """Return the values in the order of the constructor; they are plain enough for any frame."""
         return (
             self.class_name, self.num_cpus, self.name, self.namespace, self.is_detached, self.may_exist,
-            self.max_restarts, self.max_concurrency, self.groups, self.is_async, self.description,
+            self.max_restarts, self.max_concurrency, self.groups, self.is_async, self.description, self.needs,
         )  # fmt: skip
 
     def is_concurrent(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .needs import NOTHING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
 
     from ..objects.ref import ObjectRef
     from .calls import ActorOptions, MethodOptions
+    from .needs import Needs
 
     class EngineLike(Protocol):
         """What the words that users say need of an engine, in the driver and inside a task alike."""
@@ -55,6 +58,10 @@ if TYPE_CHECKING:
 
         def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
             """End an actor's process, and the actor unless it may be restarted."""
+            ...
+
+        def ask(self, what: str, *args: Any) -> Any:
+            """Ask the driver, or have it do something: see `driver.questions`."""
             ...
 
 
@@ -135,9 +142,10 @@ class Options:
         retry_exceptions: False, True, or the exception classes that are worth another run.
         name: for messages.
         batching: tasks per batch, 0 for as many as is good, None for what the session says.
+        needs: what a run takes beside CPUs.
     """
 
-    __slots__ = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+    __slots__ = ("batching", "max_retries", "name", "needs", "num_cpus", "num_returns", "retry_exceptions")
 
     def __init__(
         self,
@@ -147,7 +155,9 @@ class Options:
         retry_exceptions: bool | tuple[type[BaseException], ...] = False,
         name: str = "",
         batching: int | None = None,
+        needs: Needs = NOTHING,
     ) -> None:
+        self.needs = NOTHING if needs == NOTHING else needs
         self.batching = batching
         self.num_cpus = num_cpus
         self.num_returns = num_returns
@@ -164,4 +174,5 @@ class Options:
             self.retry_exceptions,
             self.name,
             self.batching,
+            self.needs,
         )

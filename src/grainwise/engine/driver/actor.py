@@ -12,11 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ...errors import ActorError
+    from ...errors import GrainwiseError
     from ..calls import ActorOptions, MethodOptions
     from ..processes.pool import WorkerHandle
     from ..wire.tasks import Call
     from .actors import Actors
+    from .reserved import Lease
 
 NEW = 0  # no process yet
 STARTING = 1  # its process is to make it
@@ -64,13 +65,13 @@ class Actor:
         is_dropped: the last handle is gone: it ends with its last call.
         is_leaving: it ends itself: why.
         is_starting: the ref of its constructor's call, until that has ended.
-        is_reserved: it occupies its CPUs; is_lending: it waits for others, which may have them.
+        lease: what it occupies, if that is anything.
     """
 
     __slots__ = (
         "__weakref__", "creation", "error", "function", "handle", "has_calls", "held", "id",
-        "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep",
-        "num_restarts", "open", "options", "ref", "send_at", "specs", "state",
+        "is_concurrent", "is_dropped", "is_leaving", "is_starting", "keep", "lease", "num_restarts",
+        "open", "options", "ref", "send_at", "specs", "state",
     )  # fmt: skip
 
     def __init__(self, identity: int, function: Function, options: ActorOptions, creation: Call) -> None:
@@ -80,7 +81,7 @@ class Actor:
         self.is_concurrent = options.is_concurrent()
         self.creation: Call | None = creation
         self.state = NEW
-        self.error: ActorError | None = None
+        self.error: GrainwiseError | None = None
         self.handle: WorkerHandle | None = None
         self.open: deque[ObjectRef[Any]] = deque()
         self.send_at = 1
@@ -92,8 +93,7 @@ class Actor:
         self.keep: ActorRef | None = None
         self.is_dropped = False
         self.is_leaving = ""
-        self.is_reserved = False
-        self.is_lending = False
+        self.lease: Lease | None = None
         self.is_starting: ObjectRef[Any] | None = None
 
     def spec_of(self, options: MethodOptions) -> TaskSpec:
@@ -135,6 +135,10 @@ class Actor:
         if self.options.is_detached:
             self.keep = ref
         return ref
+
+    def is_waiting_for_lease(self) -> bool:
+        """Say whether it can't begin before it has what it is to occupy."""
+        return self.state == NEW and self.lease is None
 
     def may_restart(self) -> bool:
         """Say whether it is made again when its process dies now."""

@@ -59,6 +59,7 @@ class Dispatcher(TakingBack):
         by_number: workers by the number that the policy gave them.
         num_sent: batches sent and not ended.
         has_unstarted: at the last look a worker was free and others had tasks that they had not begun.
+        is_reserving: something takes more than CPUs, see `reserved`.
     """
 
     def __init__(self, engine: Engine, num_cpus: float) -> None:
@@ -69,6 +70,7 @@ class Dispatcher(TakingBack):
         self.missed: deque[TaskSpec] = deque()
         self.num_sent = 0
         self.has_unstarted = False
+        self.is_reserving = False
         self.suspects: set[TaskSpec] = set()
         self.by_number: dict[int, WorkerHandle] = {}
 
@@ -97,6 +99,8 @@ class Dispatcher(TakingBack):
             policy.forget(dead_keys.popleft())
         if dead_functions:
             self.forget_functions()
+        if self.is_reserving:
+            self.engine.reserved.look()
         if active and not (waiting and len(active) == 1 and self._dispatch_lone()):
             specs: dict[Any, TaskSpec] = {}
             for spec in active:
@@ -164,14 +168,14 @@ class Dispatcher(TakingBack):
             return
         first = specs[send.parts[0][0]]
         if first.run is not None:
-            self._send_run(handle, first, send)
+            self.send_run(handle, first, send)
             return
         refs: list[ObjectRef[Any]] = []
         parts: list[tuple[int, TaskSpec]] = []
         room = INLINE_BATCH_BYTES
         for key, count in send.parts:
             spec = specs[key]
-            taken, room = self._pop(spec, count, room)
+            taken, room = self.pop(spec, count, room)
             if len(taken) < count:
                 self.policy.returned(send.worker, key, count - len(taken))
             if taken:
@@ -223,6 +227,7 @@ class Dispatcher(TakingBack):
                 for other in found
                 if (follower := other._state).__class__ is TaskSpec
                 and follower.actor is None
+                and follower.needs is None
                 and not other._value.is_sent
                 and may_share(follower.num_cpus, first.num_cpus)
                 and follower not in suspects
@@ -261,7 +266,7 @@ class Dispatcher(TakingBack):
             return None
         return handle
 
-    def _pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:
+    def pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:
         """Take refs off a queue, passing over what was cancelled or sent otherwise.
 
         Returns:
@@ -320,8 +325,9 @@ class Dispatcher(TakingBack):
             has_calls = has_calls or spec.has_calls
             if not spec.max_retries:
                 flags |= EACH
-            if spec.num_cpus != 1 or spec.sends_children:
+            if spec.num_cpus != 1 or spec.sends_children or spec.needs is not None:
                 lends_cpu = 0
+                wire_parts[-1] += (spec.num_cpus,)
             begin = end
         if not flags & EACH:
             flags |= lends_cpu
@@ -349,7 +355,7 @@ class Dispatcher(TakingBack):
         batch = self.note_sent(handle, SentBatch(seq, refs, parts, flags, num_free))
         batch.calls = calls
 
-    def _send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
+    def send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
         """Send items of a run."""
         run = spec.run
         ((key, wanted),) = send.parts
@@ -373,9 +379,9 @@ class Dispatcher(TakingBack):
                 is_loose = False
                 lend = self.engine.borders.lender(handle)
                 values = [item.wire(lend) if item.__class__ is Call else item for item in items]
-            part = (count, spec.function.id, self._hint(spec), 1, spec.name)
+            part = (count, spec.function.id, self._hint(spec), 1, spec.name, spec.num_cpus)
             flags = item_flags & ~(CALLS | CAREFUL) | (
-                LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children else 0
+                LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children and spec.needs is None else 0
             )
             _open_claims(handle, seq)
             if is_loose:
