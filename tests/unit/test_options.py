@@ -15,6 +15,7 @@ import pytest
 import grainwise
 from grainwise import cancel, get, is_initialized, put, remote, shutdown, wait
 from grainwise.engine import current
+from grainwise.engine.needs import NOTHING
 from grainwise.objects.ref import READY
 
 
@@ -136,16 +137,16 @@ def test_options_are_changed_one_by_one(engine: FakeEngine) -> None:
     base.options(num_cpus=None).remote(1)  # None is "as it was"
     kinds = (ValueError, OSError)
     assert [call[1] for call in engine.calls] == [
-        (2.0, 1, -1, kinds, "mine", None),
-        (0.0, 1, -1, kinds, "mine", None),
-        (0.0, 3, -1, kinds, "other", None),
-        (2.0, 1, -1, kinds, "mine", None),
+        (2.0, 1, -1, kinds, "mine", None, NOTHING),
+        (0.0, 1, -1, kinds, "mine", None, NOTHING),
+        (0.0, 3, -1, kinds, "other", None, NOTHING),
+        (2.0, 1, -1, kinds, "mine", None, NOTHING),
     ]
 
 
 def test_defaults(engine: FakeEngine) -> None:
     remote(double).remote(1)
-    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None))]
+    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None, NOTHING))]
 
 
 # -- what can be decorated -----------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def test_a_remote_function_travels_with_its_options(engine: FakeEngine, dumps: A
     again = pickle.loads(dumps(made))
     assert again._exportable.identify() == made._exportable.identify()
     again.remote(3)
-    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None))]
+    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None, NOTHING))]
 
 
 def test_the_bound_call_is_the_engine_s_own(engine: FakeEngine) -> None:

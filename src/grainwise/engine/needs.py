@@ -63,7 +63,11 @@ def is_special(needs: Needs) -> bool:
 
 def describe(amounts: Iterable[tuple[str, int]]) -> str:
     """Return amounts for a message: `CPU=2, GPU=0.5, memory=1,000,000`."""
-    return ", ".join(f"{name}={to_amount(units):,.15g}" for name, units in amounts) or "nothing"
+    return ", ".join(f"{name}={_shown(to_amount(units))}" for name, units in amounts) or "nothing"
+
+
+def _shown(amount: float) -> str:
+    return str(int(amount)) if amount == int(amount) else f"{amount:g}"
 
 
 def infeasible(what: str, name: str, units: int, totals: Mapping[str, float]) -> InfeasibleTaskError:
@@ -78,9 +82,9 @@ def infeasible(what: str, name: str, units: int, totals: Mapping[str, float]) ->
     from ..errors import InfeasibleTaskError
 
     option = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}.get(name)
-    amount = f"{to_amount(units):.15g}"
+    amount = _shown(to_amount(units))
     asked = f"{option}={amount}" if option else f"resources={{{name!r}: {amount}}}"
-    have = f"{totals[name]:.15g}" if name in totals else "nothing of the kind"
+    have = _shown(totals[name]) if name in totals else "nothing of the kind"
     text = f"{what} asks for {asked} - expected at most {have}, which is what the engine has"
     if name != "CPU":
         shown = ((each, to_units(amount)) for each, amount in totals.items() if not each.startswith("node:"))

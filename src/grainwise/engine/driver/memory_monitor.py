@@ -104,7 +104,8 @@ class MemoryMonitor:
             threshold=self._engine.settings.memory_usage_threshold,
             detail=self._describe(used_bytes, total_bytes),
         )  # fmt: skip
-        again_s = self._delay_s(handle, item) if is_retriable and len(rated) > 1 else None
+        num_running = sum(1 for _, each in rated if each.batches)
+        again_s = self._delay_s(handle, item) if is_retriable and num_running > 1 else None
         self._kill(handle, Verdict(error, item, again_s))
 
     def _delay_s(self, handle: WorkerHandle, item: tuple[int, int] | None) -> float | None:

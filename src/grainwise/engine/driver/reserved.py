@@ -33,12 +33,14 @@ from .ledger import Grant, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from ..needs import Needs
     from ..processes.pool import WorkerHandle
     from .actor import Actor
     from .engine import Engine
+
+    Reuse: TypeAlias = "tuple[int, tuple[int, ...], int]"
 
 MAX_SPECIALISTS = 256
 """So many may run at once, those that wait for others not counted."""
@@ -60,9 +62,10 @@ class Lease:
         needs: what was asked for; None for a group.
         all_cpus: CPUs that it has, wherever from.
         group, bundle: where it is.
+        reuse: who else may have its process afterwards; None for nobody.
     """
 
-    __slots__ = ("all_cpus", "bundle", "grants", "group", "is_lending", "needs", "num_cpus")
+    __slots__ = ("all_cpus", "bundle", "grants", "group", "is_lending", "needs", "num_cpus", "reuse")
 
     def __init__(self, grants: list[Grant], num_cpus: float, needs: Needs | None) -> None:
         self.grants = grants
@@ -71,6 +74,7 @@ class Lease:
         self.group: Group | None = None
         self.bundle = -1
         self.is_lending = False
+        self.reuse: Reuse | None = None
 
     def gpus(self) -> list[int]:
         """Return the GPUs that it has, or has a part of."""
@@ -96,7 +100,7 @@ class Reserved:
         self.node = Pool(totals, dict.fromkeys(range(len(settings.gpu_ids)), UNIT))
         self.groups = Groups(self)
         self._waiting: dict[TaskSpec, None] = {}
-        self._idle: dict[WorkerHandle, None] = {}
+        self._idle: dict[WorkerHandle, Reuse] = {}
         self._outdated: set[WorkerHandle] = set()
         self._num_running = 0
         self._leased_cpus = 0.0
@@ -299,7 +303,7 @@ class Reserved:
         lease = self.admit(spec, spec.num_cpus, needs)
         if lease is None:
             return False
-        handle = self._worker_for(lease)
+        handle = self._worker_for(spec, lease)
         if handle is None:
             self.release(lease)
             return False
@@ -307,22 +311,27 @@ class Reserved:
         handle.lease = lease
         dispatcher = self.engine.dispatcher
         self.equip(handle, lease)
-        if spec.run is not None:
-            dispatcher.send_run(handle, spec, Send(-1, [(spec.number, self._items(spec))], 0.0, 0.0))
-        else:
-            refs, _ = dispatcher.pop(spec, 1, 1)
-            try:
-                dispatcher.send_batch(handle, refs, [(len(refs), spec)])
-            except BaseException as error:
+        try:
+            if spec.run is not None:
+                dispatcher.send_run(handle, spec, Send(-1, [(spec.number, self._items(spec))], 0.0, 0.0))
+            else:
+                self._send_call(handle, spec)
+        finally:
+            if not handle.batches:
                 self.ended(handle)
-                if not isinstance(error, GrainwiseError):
-                    dispatcher.queue_first(refs)  # a signal handler of the program's raised, or a bug of ours
-                    raise
-                for ref in refs:
-                    self.engine.results.fail(ref, error)  # such as a value of an earlier session
-        if not handle.batches and handle.lease is not None:
-            self.ended(handle)
         return True
+
+    def _send_call(self, handle: WorkerHandle, spec: TaskSpec) -> None:
+        dispatcher = self.engine.dispatcher
+        refs, _ = dispatcher.pop(spec, 1, 1)
+        try:
+            dispatcher.send_batch(handle, refs, [(len(refs), spec)])
+        except BaseException as error:
+            if not isinstance(error, GrainwiseError):
+                dispatcher.queue_first(refs)  # a signal handler of the program's raised, or a bug of ours
+                raise
+            for ref in refs:
+                self.engine.results.fail(ref, error)  # such as a value of an earlier session
 
     def _items(self, spec: TaskSpec) -> int:
         """Return how many items of a run go out together."""
@@ -333,12 +342,22 @@ class Reserved:
 
     # -- specialists -----------------------------------------------------------------------------------
 
-    def _worker_for(self, lease: Lease) -> WorkerHandle | None:
-        """Return a worker for a call: an idle one, or a new one where it matters what others have left."""
-        if self._idle and not lease.gpus() and not lease.limit_bytes():
-            handle = next(reversed(self._idle))
-            del self._idle[handle]
-            return handle
+    def _worker_for(self, spec: TaskSpec, lease: Lease) -> WorkerHandle | None:
+        """Return a worker for a call: an idle one, or a new one where it matters what others have left.
+
+        A process that has used a GPU keeps some of its memory, and one with a limit may be close to it: only
+        items of the same `map` have it after each other.
+        """
+        gpus, limit_bytes = tuple(lease.gpus()), lease.limit_bytes()
+        if spec.run is not None or not (gpus or limit_bytes):
+            lease.reuse = (spec.number if gpus or limit_bytes else 0, gpus, limit_bytes)
+            for handle in reversed(self._idle):
+                if self._idle[handle] == lease.reuse:
+                    del self._idle[handle]
+                    return handle
+        if gpus:
+            for handle in [each for each, reuse in self._idle.items() if not set(reuse[1]).isdisjoint(gpus)]:
+                self._retire(handle)
         pool = self.engine.pool
         try:
             handle = pool.start_worker(-1)
@@ -365,15 +384,14 @@ class Reserved:
         if lease is None:
             return
         self._num_running -= not lease.is_lending
-        is_spent = bool(lease.gpus()) or bool(handle.limit_bytes) or handle in self._outdated
         self.release(lease)
         if handle.verdict is not None:
             return  # it is being killed
-        if is_spent:
+        if lease.reuse is None or handle in self._outdated:
             self._retire(handle)
         else:
             handle.used_at = monotonic()
-            self._idle[handle] = None
+            self._idle[handle] = lease.reuse
 
     def waits(self, handle: WorkerHandle, is_waiting: bool) -> None:
         """The call of a specialist waits for others, or goes on."""
