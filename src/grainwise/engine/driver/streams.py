@@ -174,9 +174,7 @@ class Streams:
         stream = call.stream = Stream(self.engine, spec, ref)
         return ref if spec.num_returns == DYNAMIC else ObjectRefGenerator(Outlet(stream))
 
-    def open_lent(
-        self, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]
-    ) -> list[ObjectRef[Any]]:
+    def open_lent(self, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
         """Open the stream of a call that a worker has submitted.
 
         Args:
