@@ -93,6 +93,19 @@ def takes_option(name: str, value: Any) -> bool:
     return True
 
 
+def takes_method_option(name: str, value: Any) -> bool:
+    """Say whether Ray has this option of methods, and it asks for nothing that is missing here.
+
+    Raises:
+        NotImplementedError: it asks for something.
+    """
+    if name == "tensor_transport" and value not in (None, "object_store"):
+        raise NotImplementedError(f"option tensor_transport={value!r:.100} is not offered - {CLUSTERS}")
+    return name in (
+        "tensor_transport", "enable_task_events", "_generator_backpressure_num_objects", "_num_objects_per_yield"
+    )  # fmt: skip
+
+
 def _env_wishes(runtime_env: Any, where: str) -> str:
     """Return what a runtime environment asks for, "" for nothing."""
     if not runtime_env:

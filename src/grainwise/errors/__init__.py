@@ -18,6 +18,7 @@
     ├── SerializationError        · TypeError      a value cannot be pickled or unpickled
     ├── EngineClosedError         · RuntimeError   used after `shutdown`, or in a forked child
     ├── InfeasibleTaskError       · ValueError     a task asks for more than the machine has
+    ├── ArgumentError             · TypeError · ValueError · AssertionError   a word was used wrongly
     └── InternalError             our bug, never the user's
 
 Guarantees: each of them can be pickled and copied, with its fields and notes; a message says what failed,
@@ -43,6 +44,7 @@ __all__ = [
     "ActorDiedError",
     "ActorError",
     "ActorUnavailableError",
+    "ArgumentError",
     "EngineClosedError",
     "GetTimeoutError",
     "GrainwiseError",
@@ -377,6 +379,13 @@ class EngineClosedError(GrainwiseError, RuntimeError):
 
 class InfeasibleTaskError(GrainwiseError, ValueError):
     """A task asks for more CPUs than there are, so that it could never run."""
+
+
+class ArgumentError(GrainwiseError, TypeError, ValueError, AssertionError):
+    """A word of ours was given something that it does not take, such as an option that does not exist.
+
+    Ray raises one or the other of its bases for such mistakes, so it is of all of them.
+    """
 
 
 class InternalError(GrainwiseError):

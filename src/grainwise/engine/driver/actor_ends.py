@@ -6,6 +6,8 @@ All of it happens under the engine's turn.
 from __future__ import annotations
 
 from ...errors import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ...objects.ref import actor_bytes
+from ..wire import control
 from ..wire.tasks import CANCEL_CALL, EXIT, Call, TaskSpec
 from . import crash
 from .actor import DEAD, NEW
@@ -200,7 +202,7 @@ class ActorEnds:
         error = ActorUnavailableError(
             f"actor {actor.options.class_name!r} died while it ran this call and is being restarted - "
             f"{self._story(actor, handle)} - set max_task_retries if it is safe to run calls again",
-            actor_name=actor.options.class_name, actor_id=f"{actor.id:032x}", pid=handle.pid or None,
+            actor_name=actor.options.class_name, actor_id=actor_bytes(actor.id).hex(), pid=handle.pid or None,
         )  # fmt: skip
         again: list[ObjectRef[Any]] = []
         last = begun[-1] if begun else None
@@ -232,7 +234,7 @@ class ActorEnds:
         return ActorDiedError(
             f"actor {name!r} does not answer any more - {why}{story}" + (f"\n{detail}" if detail else ""),
             actor_name=name,
-            actor_id=f"{actor.id:032x}",
+            actor_id=actor_bytes(actor.id).hex(),
             pid=handle.pid or None if handle is not None else None,
             detail=detail,
         )
@@ -272,10 +274,12 @@ class ActorEnds:
                 self.engine.dispatcher.post(handle, (CANCEL_CALL, batch.seq, index))
                 if actor.options.is_async:
                     return
-            elif not self._take_back(handle, batches[number + 1 :], batch, index) and recursive:
-                batch.cancelled.add(index)
-                for child in list((batch.children or {}).get(index, ())):
-                    crash.cancel(self.engine, child, force=False, recursive=True)
+            elif not self._take_back(handle, batches[number + 1 :], batch, index):
+                handle.words[control.TOLD] = (batch.seq << 32 | index) + 1
+                if recursive:
+                    batch.cancelled.add(index)
+                    for child in list((batch.children or {}).get(index, ())):
+                        crash.cancel(self.engine, child, force=False, recursive=True)
             break
         self.engine.results.fail(ref, error)
         if call.__class__ is Call:

@@ -35,7 +35,8 @@ from ...errors import (
     WorkerStartError,
 )  # fmt: skip
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, pack
-from ...objects.ref import FAILED, PACKED, ObjectRef
+from ...objects.ref import FAILED, PACKED, ObjectRef, actor_bytes
+from ..signatures import Signature
 from ..wire.tasks import Call, TaskSpec
 from .actor import ALIVE, DEAD, NEW, Actor, ActorRef
 from .actor_sending import ActorSending
@@ -129,8 +130,8 @@ class Actors(ActorSending):
         key = (options.namespace, options.name)
         if options.name and self._find(options.name, options.namespace) is not None:
             raise ActorAlreadyExistsError(
-                f"an actor named {options.name!r} exists already in namespace {options.namespace!r} - "
-                f"expected a free name - use get_if_exists=True to take the one that exists"
+                f"The name {options.name} (namespace={options.namespace}) is already taken, its actor "
+                f"exists already - expected a free one - use get_if_exists=True to take that actor"
             )
         actor = Actor(identity, function, options, call)
         ref = actor.new_ref(self)
@@ -168,7 +169,7 @@ class Actors(ActorSending):
                 f"actor {actor.options.class_name!r} was never made - its constructor failed: "
                 f"{type(error).__name__}: {error}"[:2000],
                 actor_name=actor.options.class_name,
-                actor_id=f"{actor.id:032x}",
+                actor_id=actor_bytes(actor.id).hex(),
                 pid=getattr(error, "pid", None),
                 detail=str(getattr(error, "traceback_text", "")),
             )
@@ -215,8 +216,8 @@ class Actors(ActorSending):
         ref = self._find(name, namespace)
         if ref is None:
             raise ValueError(
-                f"there is no actor named {name!r} in namespace {namespace!r} - expected one that was made "
-                f"with options(name=...) and is alive"
+                f"Failed to look up actor with name {name!r} in namespace {namespace!r} - expected one that "
+                f"was made there with options(name=...) and is alive"
             )
         return ref, self.by_id[ref._id].options.description
 
@@ -228,15 +229,42 @@ class Actors(ActorSending):
         """Return a ref and its description as they travel."""
         return pack((ref, self.by_id[ref._id].options.description), self.engine.store)
 
-    def answer_find(self, handle: WorkerHandle, identity: int, name: str, namespace: str) -> None:
-        """Answer a worker that looks for an actor."""
+    def answer_find(
+        self, handle: WorkerHandle, identity: int, which: str | int | None, namespace: str
+    ) -> None:
+        """Answer a worker that looks for an actor by name, for itself by identity, or for all (None)."""
         answer: ObjectRef[Any] = _new_ref(ObjectRef)
         answer._id = identity
         try:
-            answer._value, answer._state = self.describe(self.find(name, namespace)[0]), PACKED
-        except ValueError as error:
+            if which is None:
+                found = pack(self.named(namespace or None), self.engine.store)
+            elif isinstance(which, int):
+                found = self.describe(self._ref_again(which))
+            else:
+                found = self.describe(self.find(which, namespace)[0])
+            answer._value, answer._state = found, PACKED
+        except (ValueError, ActorDiedError) as error:
             answer._value, answer._state = error, FAILED
         self.engine.borders.lend_ref(answer, handle)
+
+    def named(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Return namespace and name of each actor that can be found, in one namespace or in all."""
+        return [key for key in self.names if namespace is None or key[0] == namespace]
+
+    def _ref_again(self, identity: int) -> ActorRef:
+        """Return the ref of a live actor; the last handle may be gone while its last call runs.
+
+        Raises:
+            ActorDiedError: it is dead.
+        """
+        actor = self.by_id.get(identity)
+        if actor is None:
+            raise ActorDiedError(actor_id=actor_bytes(identity).hex())
+        known: ActorRef | None = actor.ref()
+        if known is not None:
+            return known
+        actor.is_dropped = False
+        return actor.new_ref(self)
 
     # -- calls -----------------------------------------------------------------------------------------
 
@@ -250,15 +278,18 @@ class Actors(ActorSending):
         actor = self._actor_of(handle_ref)
         spec = actor.spec_of(options)
         submissions = engine.submissions
+        signature = Signature(options.signature, options.method)
+        check, least, most = signature.check, signature.least, signature.most
 
         held = actor, handle_ref  # whoever keeps this keeps the actor
 
         def slow(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
             actor = held[0]
             call, _, has_refs = submissions.pack_call(args, kwargs, spec.function.code, spec.name)
             return self.submit(actor, spec, call, has_refs)
 
-        if options.num_returns != 1:
+        if options.num_returns != 1 or least > 1:
             return slow
         queue = actor.open
         append, wake = queue.append, engine.wake_actor
@@ -270,12 +301,14 @@ class Actors(ActorSending):
             if kwargs:
                 return slow(*args, **kwargs)
             if args:
-                if size(args) != 1:
+                if size(args) != 1 or not most:
                     return slow(*args)
                 (value,) = args
                 value_kind = kind_of(value)
                 if value_kind not in atoms and (value_kind not in texts or size(value) > limit):
                     return slow(*args)
+            elif least:
+                return slow()
             else:
                 value = nothing
             ref = new(kind)

@@ -374,8 +374,12 @@ class Pool:
             self.poller.close()
 
 
-def open_pool(settings: Settings) -> Pool:
+def open_pool(settings: Settings, namespace: str = "") -> Pool:
     """Start a pool's template, which boots while the rest of the engine is still being imported.
+
+    Args:
+        settings: of the session.
+        namespace: where its tasks look up actors by default.
 
     Raises:
         WorkerStartError: it can't be started; nothing is left open.
@@ -389,6 +393,7 @@ def open_pool(settings: Settings) -> Pool:
         take_back=settings.take_back,
         log_to_driver=settings.log_to_driver,
         tag_output=settings.tag_output,
+        namespace=namespace,
     )
     pool = Pool(told, settings.threads_per_worker)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextvars import ContextVar
 from time import perf_counter
 
 from ...objects.codec import ERROR_WIRE, Packed, is_atom
@@ -58,6 +59,10 @@ class Item:
         self.spent_s = 0.0
 
 
+running: ContextVar[Item | None] = ContextVar("running", default=None)
+"""The call that this thread, or this task of the event loop, runs."""
+
+
 class Group:
     """A concurrency group: what runs of it and what waits."""
 
@@ -84,6 +89,10 @@ class Concurrent:
         self._groups = {"": Group(limit), **{name: Group(most) for name, most in groups}}
         self._items: dict[tuple[int, int], Item] = {}
         self._outbox: deque[tuple[Item, Any]] = deque()
+
+    def current(self) -> Item | None:
+        """Return the call that asks."""
+        return running.get()
 
     # -- main thread -----------------------------------------------------------------------------------
 
@@ -120,6 +129,7 @@ class Concurrent:
     def _begin(self, item: Item) -> Any:
         """Call the method; what an `async def` returns is still to be awaited."""
         worker = self._worker
+        running.set(item)
         if item.group not in self._groups:
             raise ValueError(
                 f"{item.name!r} asks for the concurrency group {item.group!r} - expected one of "
@@ -281,7 +291,7 @@ class OnLoop(Concurrent):
                 value = self._begin(item)
                 if hasattr(value, "__await__"):
                     value = await value
-                wire = self._pack(item, value)
+                wire = self._cancelled(item) if item.is_cancelled else self._pack(item, value)
         except asyncio.CancelledError as error:
             wire = self._cancelled(item) if item.is_cancelled else self._fail(item, error)
         except BaseException as error:  # it is the call's result
