@@ -310,7 +310,7 @@ def test_wait_refuses_one_ref_and_one_ref_twice() -> None:
 
 def test_cancel_refuses_what_is_no_ref() -> None:
     cancel_any: Any = cancel
-    with pytest.raises(TypeError, match="expected an ObjectRef, got int"):
+    with pytest.raises(TypeError, match=r"cancel\(\) expected an ObjectRef, got int"):
         cancel_any(3)
 
 

@@ -188,7 +188,8 @@ class ActorHandle(Typed["C_co"]):
                 if name.startswith("__") and name.endswith("__"):
                     raise AttributeError(name)
                 raise AttributeError(
-                    f"'ActorHandle' object has no attribute {name!r}: actor {class_name!r} has no method {name!r}"
+                    f"'ActorHandle' object has no attribute {name!r}: actor {class_name!r} has no method "
+                    f"{name!r}"
                 )
             num_returns, retries, retry_exceptions, group, signature = known
             options = MethodOptions(
@@ -290,7 +291,8 @@ def _rebuild_class(
 def _rebuild_method(
     ref: ObjectRef[Any], fields: tuple[Any, ...], signature: str | None, max_pending: int
 ) -> ActorMethod:
-    options = MethodOptions(*fields, signature)
+    options = MethodOptions(*fields)
+    options.signature = signature
     options.max_pending = max_pending
     return ActorMethod(ref, options)
 

@@ -102,7 +102,8 @@ def takes_method_option(name: str, value: Any) -> bool:
     if name == "tensor_transport" and value not in (None, "object_store"):
         raise NotImplementedError(f"option tensor_transport={value!r:.100} is not offered - {CLUSTERS}")
     return name in (
-        "tensor_transport", "enable_task_events", "_generator_backpressure_num_objects", "_num_objects_per_yield"
+        "tensor_transport", "enable_task_events", "_generator_backpressure_num_objects",
+        "_num_objects_per_yield",
     )  # fmt: skip
 
 

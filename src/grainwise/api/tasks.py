@@ -147,8 +147,8 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             """
             name = self._options.name
             raise TypeError(
-                f"Remote functions cannot be called directly: {name!r} was - use {name}.remote(...) to run it "
-                f"as a task"
+                f"Remote functions cannot be called directly: {name!r} was - use {name}.remote(...) to run "
+                f"it as a task"
             )
 
         def bind(self, *_, **__):
@@ -160,7 +160,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             from .ray_arguments import CLUSTERS
 
             raise NotImplementedError(
-                f"{self._options.name}.bind: graphs of calls are not offered - expected .remote(...) - {CLUSTERS}"
+                f"{self._options.name}.bind: graphs of calls are not offered - use .remote(...) - {CLUSTERS}"
             )
 
         def _remote(self, args=None, kwargs=None, **options):
@@ -329,7 +329,7 @@ def remote(*args: Any, **options: Any) -> Any:
         return _make(args[0], {})
     if args:
         raise ArgumentError(
-            f"remote() expected one function or class, or keyword options, got {_kinds(args)} - the decorator "
+            f"remote() expected one function or class, or keyword options, got {_kinds(args)} - it "
             f"must be applied to either a function or a class"
         )
 
@@ -357,7 +357,8 @@ def _kinds(args: tuple[Any, ...]) -> str:
 def _make(function: Any, options: dict[str, Any]) -> Any:
     if isinstance(function, RemoteFunction) or hasattr(type(function), "__ray_actor_class__"):
         raise ArgumentError(
-            f"remote() must be applied to either a function or a class, got what it has made: {function!r:.200}"
+            f"remote() must be applied to either a function or a class, got what it has made: "
+            f"{function!r:.200}"
         )
     if isinstance(function, type):
         from .actors import make_class
@@ -416,8 +417,8 @@ def _check_max_retries(value: Any) -> int:
         raise TypeError(f"The type of keyword 'max_retries' must be int, but received type {type(value)}")
     if value < -1:
         raise ValueError(
-            f"The keyword 'max_retries' only accepts None, 0, -1 or a positive integer, where -1 is no limit, "
-            f"got {value}"
+            f"The keyword 'max_retries' only accepts None, 0, -1 or a positive integer, where -1 is no "
+            f"limit, got {value}"
         )
     return value
 

@@ -129,7 +129,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(
-            f"cancel() is only supported for object refs: expected an ObjectRef, got {type(ref).__name__} - "
+            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object refs; "
             f"kill() ends actors"
         )
     engine().cancel(ref, force=force, recursive=recursive)
@@ -147,7 +147,8 @@ def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
         for position, ref in enumerate(checked):
             if not isinstance(ref, ObjectRef):
                 raise TypeError(
-                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}: {ref!r:.200}"
+                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}: "
+                    f"{ref!r:.200}"
                 )
     return checked
 

@@ -32,7 +32,8 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util"]  # noqa: F822
-__all__ += [*_PUBLIC, *_IDS]
+__all__ += list(_PUBLIC)
+__all__ += list(_IDS)
 
 
 def init(address: str | None = None, **options: Any) -> Any:

@@ -7,6 +7,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def pending_limit(name: str, most: int) -> Exception:
+    """Return the error of a call that is one too many."""
+    from ..exceptions import PendingCallsLimitExceeded
+
+    return PendingCallsLimitExceeded(
+        f"{name!r} was not submitted - expected less than max_pending_calls={most} calls of the actor under "
+        f"way - wait for some of them first"
+    )
+
+
 class ActorOptions:
     """Checked options of an actor.
 
@@ -108,7 +118,8 @@ class MethodOptions:
 
     def copy(self) -> MethodOptions:
         """Return the same options, to be changed."""
-        made = MethodOptions(*self.astuple(), self.signature)
+        made = MethodOptions(*self.astuple())
+        made.signature = self.signature
         made.max_pending = self.max_pending
         return made
 

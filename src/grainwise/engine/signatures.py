@@ -77,7 +77,7 @@ def _describe_any(function: Any, *, skips_first: bool) -> str | None:
         if kind is parameter.KEYWORD_ONLY and not is_named:
             words.append("*")
         is_named = is_named or kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(kind, "")
+        stars = "*" if kind is parameter.VAR_POSITIONAL else "**" if kind is parameter.VAR_KEYWORD else ""
         words.append(f"{stars}{parameter.name}{'' if parameter.default is parameter.empty else '='}")
     return ",".join([*words, "/"] if is_open else words)
 

@@ -77,7 +77,7 @@ else:
     class RefType(type):
         """Lets `ObjectRef(binary)` find a ref; makes no difference where refs are made by the million."""
 
-        def __call__(cls, *args):
+        def __call__(cls, *args):  # noqa: D102
             if not args:
                 return type.__call__(cls)
             from .named_ref import find_ref

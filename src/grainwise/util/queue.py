@@ -1,7 +1,7 @@
 """A queue between tasks, actors and the program: an actor that holds an `asyncio.Queue`.
 
-Whoever has the `Queue` can put and get; handles of it may be passed on like the handle of an actor. A call that
-must wait does so in the actor, which goes on serving the others.
+Whoever has the `Queue` can put and get; it may be passed on like the handle of an actor. A call that must
+wait does so in the actor, which goes on serving the others.
 """
 
 from __future__ import annotations

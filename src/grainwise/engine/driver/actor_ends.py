@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
-    from .actor import Actor, ActorRef
+    from .actor import Actor, ActorFacts, ActorRef
     from .batches import SentBatch
     from .engine import Engine
+
+
+_DROPPED = "all references to it were removed, its last handle is gone"
 
 
 class ActorEnds:
@@ -40,6 +43,7 @@ class ActorEnds:
     by_id: dict[int, Actor]
     names: dict[tuple[str, str], Actor]
     reserved_cpus: float
+    ended: deque[ActorFacts]
     _dropped: deque[int]
     _dead: weakref.WeakKeyDictionary[ActorRef, Actor]
 
@@ -63,13 +67,13 @@ class ActorEnds:
         """End an actor that nobody can call any more, behind its last call."""
         if actor.state == DEAD or actor.open or actor.held or actor.state == NEW:
             if actor.state == NEW and not actor.open and not actor.held and actor.handle is None:
-                self.die(actor, self._died(actor, "its last handle is gone"))
+                self.die(actor, self._died(actor, _DROPPED))
             return
         handle = actor.handle
         if handle is None or handle.batches:
             return
         self.engine.dispatcher.post(handle, (EXIT,))
-        self.die(actor, self._died(actor, "its last handle is gone"), is_ending=True)
+        self.die(actor, self._died(actor, _DROPPED), is_ending=True)
 
     def end_gracefully(self, actor: Actor, why: str) -> None:
         """An actor ends itself, and says why; its process is on its way out."""
@@ -96,6 +100,7 @@ class ActorEnds:
         engine = self.engine
         actor.state = DEAD
         actor.error = error
+        self.ended.append(actor.facts())
         actor.send_at = 0
         self.by_id.pop(actor.id, None)
         ref = actor.ref()
@@ -200,8 +205,9 @@ class ActorEnds:
             self.die(actor, died)
             return
         error = ActorUnavailableError(
-            f"actor {actor.options.class_name!r} died while it ran this call and is being restarted - "
-            f"{self._story(actor, handle)} - set max_task_retries if it is safe to run calls again",
+            f"The actor is temporarily unavailable - actor {actor.options.class_name!r} died while it ran "
+            f"this call and is being restarted - {self._story(actor, handle)} - set max_task_retries if it "
+            f"is safe to run calls again",
             actor_name=actor.options.class_name, actor_id=actor_bytes(actor.id).hex(), pid=handle.pid or None,
         )  # fmt: skip
         again: list[ObjectRef[Any]] = []
@@ -220,7 +226,7 @@ class ActorEnds:
         if starting is not None:
             engine.results.watchers.pop(starting, None)
         if actor.is_dropped and not actor.open and not actor.held:
-            self.die(actor, self._died(actor, "its last handle is gone"))
+            self.die(actor, self._died(actor, _DROPPED))
             return
         self._make(actor)
 
@@ -232,7 +238,8 @@ class ActorEnds:
         if handle is not None and handle.is_exited:
             detail = crash.last_lines(handle)
         return ActorDiedError(
-            f"actor {name!r} does not answer any more - {why}{story}" + (f"\n{detail}" if detail else ""),
+            f"The actor died - actor {name!r} does not answer any more: {why}{story}"
+            + (f"\n{detail}" if detail else ""),
             actor_name=name,
             actor_id=actor_bytes(actor.id).hex(),
             pid=handle.pid or None if handle is not None else None,

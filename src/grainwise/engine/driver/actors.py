@@ -36,9 +36,10 @@ from ...errors import (
 )  # fmt: skip
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, pack
 from ...objects.ref import FAILED, PACKED, ObjectRef, actor_bytes
+from ..calls import pending_limit
 from ..signatures import Signature
 from ..wire.tasks import Call, TaskSpec
-from .actor import ALIVE, DEAD, NEW, Actor, ActorRef
+from .actor import ALIVE, DEAD, NEW, Actor, ActorFacts, ActorRef
 from .actor_sending import ActorSending
 from .submissions import point_to
 
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 _new_ref = ObjectRef.__new__
+MAX_ENDED = 1000
+"""Dead actors that listings still show."""
 
 
 class Actors(ActorSending):
@@ -63,6 +66,7 @@ class Actors(ActorSending):
         active: those with something in their queue, or without a process that they could have.
         by_id: those that are not dead.
         names: those that can be found, by namespace and name.
+        ended: the last that have died, for listings.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -72,6 +76,7 @@ class Actors(ActorSending):
         self.by_id: dict[int, Actor] = {}
         self.names: dict[tuple[str, str], Actor] = {}
         self.reserved_cpus = 0.0
+        self.ended: deque[ActorFacts] = deque(maxlen=MAX_ENDED)
         self._dropped: deque[int] = deque()
         self._dead: weakref.WeakKeyDictionary[ActorRef, Actor] = weakref.WeakKeyDictionary()
 
@@ -166,9 +171,11 @@ class Actors(ActorSending):
         if ref._state == FAILED:
             error = ref._value
             made = ActorDiedError(
-                f"actor {actor.options.class_name!r} was never made - its constructor failed: "
+                f"The actor died because of an error raised in its creation task - actor "
+                f"{actor.options.class_name!r} was never made, its constructor failed: "
                 f"{type(error).__name__}: {error}"[:2000],
                 actor_name=actor.options.class_name,
+                actor_init_failed=True,
                 actor_id=actor_bytes(actor.id).hex(),
                 pid=getattr(error, "pid", None),
                 detail=str(getattr(error, "traceback_text", "")),
@@ -251,6 +258,10 @@ class Actors(ActorSending):
         """Return namespace and name of each actor that can be found, in one namespace or in all."""
         return [key for key in self.names if namespace is None or key[0] == namespace]
 
+    def listed(self) -> list[ActorFacts]:
+        """Return what listings show: all that are alive, and the last that have died."""
+        return [*(actor.facts() for actor in self.by_id.values()), *self.ended]
+
     def _ref_again(self, identity: int) -> ActorRef:
         """Return the ref of a live actor; the last handle may be gone while its last call runs.
 
@@ -277,6 +288,7 @@ class Actors(ActorSending):
         engine = self.engine
         actor = self._actor_of(handle_ref)
         spec = actor.spec_of(options)
+        limit_pending = options.max_pending
         submissions = engine.submissions
         signature = Signature(options.signature, options.method)
         check, least, most = signature.check, signature.least, signature.most
@@ -286,10 +298,12 @@ class Actors(ActorSending):
         def slow(*args: Any, **kwargs: Any) -> Any:
             check(args, kwargs)
             actor = held[0]
+            if limit_pending >= 0:
+                self._check_pending(actor, limit_pending, spec.name)
             call, _, has_refs = submissions.pack_call(args, kwargs, spec.function.code, spec.name)
             return self.submit(actor, spec, call, has_refs)
 
-        if options.num_returns != 1 or least > 1:
+        if options.num_returns != 1 or least > 1 or limit_pending >= 0:
             return slow
         queue = actor.open
         append, wake = queue.append, engine.wake_actor
@@ -350,6 +364,20 @@ class Actors(ActorSending):
                 "a handle of an actor was used whose session has ended - expected one of the running session"
             )
         return actor
+
+    def _check_pending(self, actor: Actor, most: int, name: str) -> None:
+        """Refuse a call of an actor that has as many under way as it may have.
+
+        Raises:
+            PendingCallsLimitExceeded: it has.
+        """
+
+        def is_free() -> bool:
+            with self.engine.turn:
+                return actor.num_pending() < most
+
+        if not is_free() and not self.engine.wait_until(is_free, 0):
+            raise pending_limit(name, most)
 
     def submit(self, actor: Actor, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
         """Queue a call; return its ref, its refs or None. Takes the turn itself where that is needed."""

@@ -291,7 +291,8 @@ class OnLoop(Concurrent):
                 value = self._begin(item)
                 if hasattr(value, "__await__"):
                     value = await value
-                wire = self._cancelled(item) if item.is_cancelled else self._pack(item, value)
+                was_cancelled: bool = getattr(item, "is_cancelled")  # noqa: B009 -- set meanwhile
+                wire = self._cancelled(item) if was_cancelled else self._pack(item, value)
         except asyncio.CancelledError as error:
             wire = self._cancelled(item) if item.is_cancelled else self._fail(item, error)
         except BaseException as error:  # it is the call's result

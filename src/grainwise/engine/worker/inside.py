@@ -109,8 +109,8 @@ class Inside(Submitting):
         if missing and not self._await(missing, len(missing), timeout_s):
             left = sum(ref._state.__class__ is not int for ref in missing.values())
             raise GetTimeoutError(
-                f"Get timed out: some object(s) not ready - get() waited {timeout_s:g} s, {left} of {len(refs)} values "
-                f"were not there yet"
+                f"Get timed out: some object(s) not ready - get() waited {timeout_s:g} s, {left} of "
+                f"{len(refs)} values were not there yet"
             )
         return [self._value(ref) for ref in refs]
 

@@ -14,6 +14,7 @@ from collections import deque
 from ...objects.codec import Packed, is_atom, serialize
 from ...objects.ref import READY, ObjectRef
 from .. import current
+from ..calls import pending_limit
 from ..signatures import Signature, signature_of
 from ..wire import control
 from ..wire.failures import pack_or_name
@@ -182,6 +183,12 @@ class Submitting(Values):
         """Return the values of refs, waiting for them."""
         raise NotImplementedError
 
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Wait until so many refs are resolved or the time is over."""
+        raise NotImplementedError
+
     # -- actors ----------------------------------------------------------------------------------------
 
     def create_actor(
@@ -218,11 +225,18 @@ class Submitting(Values):
             classes = serialize(classes)
         astuple = (method, name, num_returns, retries, classes, group)
 
+        most = options.max_pending
+        pending: list[ObjectRef[Any]] = []  # of the calls through this handle, if their number is limited
+
         def submit(*args: Any, **kwargs: Any) -> Any:
             self._check_open()
             check(args, kwargs)
+            if most >= 0:
+                self._check_pending(pending, most, name)
             packed_args = self._pack_args(args, kwargs, None, name)
             refs = self._new_refs(num_returns)
+            if most >= 0:
+                pending.append(refs[0])
             self._append(
                 ref._id, None, astuple, options, packed_args, tuple(kwargs), None, refs, (args, kwargs, ref)
             )
@@ -231,6 +245,17 @@ class Submitting(Values):
             return refs[0] if num_returns == 1 else list(refs)
 
         return submit
+
+    def _check_pending(self, pending: list[ObjectRef[Any]], most: int, name: str) -> None:
+        """Refuse a call if as many are under way as may be; forget those that have ended.
+
+        Raises:
+            PendingCallsLimitExceeded: they are.
+        """
+        while len(pending) >= most:
+            ready, pending[:] = self.wait(pending, 1, 0.0) if pending else ([], [])
+            if not ready:
+                raise pending_limit(name, most)
 
     def find_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], Any]:
         """Return the ref and the description of the actor of a name."""
@@ -248,7 +273,8 @@ class Submitting(Values):
         """Return the ref and the description of the actor that this worker is."""
         facts = self.worker.acting.facts
         assert facts is not None
-        return self._ask_for_actor(facts[0], "")
+        found: tuple[ObjectRef[Any], Any] = self._ask_for_actor(facts[0], "")
+        return found
 
     def list_actors(self, namespace: str | None) -> list[tuple[str, str]]:
         """Return namespace and name of each actor that can be found, in one namespace or in all."""
@@ -305,8 +331,8 @@ class Submitting(Values):
         """Store a value and return a ref to it."""
         if isinstance(value, ObjectRef):
             raise TypeError(
-                "Calling 'put' on an ObjectRef is not allowed - expected a value; pass the ref itself, or put it in "
-                "a list"
+                "Calling 'put' on an ObjectRef is not allowed - expected a value; pass the ref itself, or "
+                "put it in a list"
             )
         self._check_open()
         packed = self._pack_arg(value, "value", "put")
