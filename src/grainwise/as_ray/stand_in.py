@@ -77,7 +77,7 @@ def __getattr__(name: str) -> object:
     elif name == "ObjectID":
         value = grainwise.ObjectRef
     elif name in _IDS:
-        value = getattr(import_module("grainwise.objects.ids"), name)
+        value = getattr(grainwise, name)
     elif name in _MODULES:
         try:
             value = import_module(f"ray.{name}")

@@ -157,9 +157,3 @@ class PlacementGroupID(BaseID):
     """Of a placement group."""
 
     SIZE = 18
-
-
-for _class in (
-    BaseID, UniqueID, NodeID, WorkerID, FunctionID, ActorClassID, JobID, ActorID, TaskID, PlacementGroupID
-):  # fmt: skip
-    _class.__module__ = "grainwise"

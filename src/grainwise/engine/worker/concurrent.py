@@ -133,7 +133,7 @@ class Concurrent:
         if item.group not in self._groups:
             raise ValueError(
                 f"{item.name!r} asks for the concurrency group {item.group!r} - expected one of "
-                f"{', '.join(sorted(self._groups))}"
+                f"{', '.join(sorted(filter(None, self._groups)))}"
             )
         function = worker.acting.method(item.method)
         args, kwargs = worker.inside.arguments(item.value, function, item.name)
