@@ -55,6 +55,15 @@ if TYPE_CHECKING:
     from .as_ray import install_as_ray as install_as_ray
     from .engine.generators import DynamicObjectRefGenerator as DynamicObjectRefGenerator
     from .engine.generators import ObjectRefGenerator as ObjectRefGenerator
+    from .objects.ids import ActorClassID as ActorClassID
+    from .objects.ids import ActorID as ActorID
+    from .objects.ids import FunctionID as FunctionID
+    from .objects.ids import JobID as JobID
+    from .objects.ids import NodeID as NodeID
+    from .objects.ids import PlacementGroupID as PlacementGroupID
+    from .objects.ids import TaskID as TaskID
+    from .objects.ids import UniqueID as UniqueID
+    from .objects.ids import WorkerID as WorkerID
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
@@ -71,6 +80,15 @@ _WHERE = {
     "get_gpu_ids": "api.context",
     "get_runtime_context": "api.context",
     "nodes": "api.context",
+    "ActorClassID": "objects.ids",
+    "ActorID": "objects.ids",
+    "FunctionID": "objects.ids",
+    "JobID": "objects.ids",
+    "NodeID": "objects.ids",
+    "PlacementGroupID": "objects.ids",
+    "TaskID": "objects.ids",
+    "UniqueID": "objects.ids",
+    "WorkerID": "objects.ids",
     "install_as_ray": "as_ray",
     "report": "api.reports",
     "timeline": "api.reports",
@@ -96,15 +114,24 @@ _WHERE = {
 
 __all__ = [
     "ActorClass",
+    "ActorClassID",
     "ActorHandle",
+    "ActorID",
     "ActorMethod",
     "DynamicObjectRefGenerator",
     "Executor",
+    "FunctionID",
+    "JobID",
     "MapResults",
+    "NodeID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "PlacementGroupID",
     "RemoteFunction",
     "RuntimeContext",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
     "available_resources",
     "cancel",
     "cluster_resources",
@@ -145,6 +172,8 @@ def __getattr__(name: str) -> object:
         return version("grainwise")
     if name in ("errors", "exceptions", "runtime_env", "util"):
         return import_module(f".{name}", __name__)
+    if name in ("actor", "remote_function", "runtime_context", "types"):  # Ray's modules, for `ray.actor.…`
+        return import_module(f".as_ray.{name}", __name__)
     where = _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

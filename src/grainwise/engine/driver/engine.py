@@ -128,6 +128,7 @@ class Engine(Words):
         self.turn.shield()
         refs_module.hooks.identify = self.borders.identify
         refs_module.hooks.restore = self.borders.restore
+        refs_module.hooks.find = self.borders.refs.get
         refs_module.hooks.future = self.future
 
     def bind(
@@ -151,6 +152,12 @@ class Engine(Words):
         self.check_open()
         with self.turn:
             return self.actors.find(name, namespace)
+
+    def list_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Return namespace and name of each actor that can be found, in one namespace or in all."""
+        self.check_open()
+        with self.turn:
+            return self.actors.named(namespace)
 
     def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
         """End an actor's process, and the actor unless it may be restarted."""
@@ -460,7 +467,7 @@ class Engine(Words):
         self.turn.unshield()
         hooks = refs_module.hooks
         if hooks.identify == self.borders.identify:
-            hooks.identify = hooks.restore = hooks.future = None
+            hooks.identify = hooks.restore = hooks.future = hooks.find = None
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, and touch nothing else."""

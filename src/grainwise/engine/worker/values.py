@@ -45,6 +45,9 @@ class BorrowedRef(ObjectRef["Any"]):
             pass  # never finished
 
 
+_new_borrowed = BorrowedRef.__new__
+
+
 class Values:
     """Borrows what arrives, and packs what leaves.
 
@@ -73,7 +76,7 @@ class Values:
     def _borrow(self, identity: int, count: int = 1) -> BorrowedRef:
         ref = self._refs.get(identity)
         if ref is None:
-            ref = BorrowedRef()
+            ref = _new_borrowed(BorrowedRef)
             ref._id = identity
             ref._state = None
             ref._value = None
