@@ -241,6 +241,16 @@ def test_an_error_is_the_value_of_each_of_several_results() -> None:
             ray.get(ref, timeout=LIMIT_S)
 
 
+def test_an_error_of_a_generator_with_several_results_is_its_own() -> None:
+    @ray.remote(num_returns=2)
+    def fail() -> Iterator[int]:
+        yield from [1 + None, 2]  # type: ignore[operator]
+
+    for ref in fail.remote():
+        with pytest.raises(TypeError, match="unsupported operand"):
+            ray.get(ref, timeout=LIMIT_S)
+
+
 def test_one_of_several_results_outlives_the_others() -> None:
     @ray.remote(num_returns=2)
     def split() -> tuple[bytes, bytes]:

@@ -227,9 +227,11 @@ class Values:
         if not num_returns:
             return []
         try:
-            values = list(value)
+            parts = iter(value)
         except TypeError:
             values = [value]
+        else:
+            values = list(parts)  # a generator runs here: what it raises is the task's own
         if len(values) != num_returns:
             raise ValueError(
                 f"task {task_name!r} returned {len(values)} values - expected {num_returns} (its num_returns)"
