@@ -1,7 +1,7 @@
 """Which global variables a function adds to: `total += x` below a `global total`.
 
-Of a task that is lost: each worker has a copy of the variable. The bytecode says it surely: an operation in place
-whose result goes to a global variable has that variable on its left.
+Of a task that is lost: each worker has a copy of the variable. The bytecode says it surely: an operation in
+place whose result goes to a global variable has that variable on its left.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ class FunctionLog:
     """
 
     __slots__ = (
-        "cpu_s", "is_mapped", "is_method", "name", "num_batches", "num_cpus", "num_retries", "num_tasks", "number",
-        "pack_s", "result_bytes", "run_s", "timed_s", "waited_s", "worst_s",
+        "cpu_s", "is_mapped", "is_method", "name", "num_batches", "num_cpus", "num_retries", "num_tasks",
+        "number", "pack_s", "result_bytes", "run_s", "timed_s", "waited_s", "worst_s",
     )  # fmt: skip
 
     def __init__(self, name: str, number: int) -> None:

@@ -123,8 +123,8 @@ def globals_(report: Report) -> Iterator[Finding]:
         for variable in augmented(code):
             yield Finding(
                 "globals",
-                f"`{name}`{_at(where)} adds to the global variable `{variable}`: each worker has a copy of its "
-                f"own, and the program's stays as it was.",
+                f"`{name}`{_at(where)} adds to the global variable `{variable}`: each worker has a copy of "
+                f"its own, and the program's stays as it was.",
                 "Return what is to be added, or keep the sum in an actor.",
                 0.0,
             )
@@ -211,8 +211,8 @@ def actor_waits(report: Report) -> Iterator[Finding]:
         ):
             yield Finding(
                 "actor_waits",
-                f"`{log.name}` waits {share(1 - log.cpu_s / log.timed_s)} of its time, and other calls wait for "
-                f"it: an actor runs one at a time.",
+                f"`{log.name}` waits {share(1 - log.cpu_s / log.timed_s)} of its time, and other calls wait "
+                f"for it: an actor runs one at a time.",
                 "`async def` and `await`, or @remote(max_concurrency=10), lets them wait together.",
                 log.timed_s - log.cpu_s,
             )

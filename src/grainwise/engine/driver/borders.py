@@ -198,6 +198,6 @@ def _lost(identity: int) -> ObjectLostError:
     from ...errors import ObjectLostError
 
     return ObjectLostError(
-        f"the value behind ref {identity:032x} is gone - expected a ref that is still held somewhere; keep it "
-        f"in a variable, or pass it inside a task's argument or result"
+        f"the value behind ref {identity:032x} is gone - expected a ref that is still held somewhere; keep "
+        f"it in a variable, or pass it inside a task's argument or result"
     )

@@ -68,8 +68,8 @@ class Values:
     def ref(self, identity: int) -> ObjectRef[Any]:
         """Return the ref of an identity that is being unpickled.
 
-        One that has not arrived as a part of the value was pickled by the user's own means: it is no loan, and
-        is kept alive by the process that pickled it.
+        One that has not arrived as a part of the value was pickled by the user's own means: it is no loan,
+        and is kept alive by the process that pickled it.
         """
         known = known_ref(identity)
         return known if known is not None else self._borrow(identity, 0)
