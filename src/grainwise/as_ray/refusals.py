@@ -74,7 +74,7 @@ def refused_module(name: str) -> NotOfferedModuleError | None:
 
 def refused_name(module: str, name: str) -> NotOfferedNameError | None:
     """Return the refusal of a name of a module, None if nothing is known of it."""
-    what = NAMES.get(name) if module == "ray" else None
+    what = NAMES.get(name) if module == "ray" else MODULES.get(module)
     if what is None:
         return None
     return NotOfferedNameError(f"`{module}.{name}`: {_reason(what)}")

@@ -66,6 +66,8 @@ class Hooks:
     future: Callable[[ObjectRef[Any]], Future[Any]] | None = None
     packing: Callable[[ObjectRef[Any]], None] | None = None
     """Told about every ref that is being pickled."""
+    escaping: Callable[[ObjectRef[Any]], None] | None = None
+    """Told about those that are pickled by the user's own means, not as part of a value that is sent."""
 
 
 hooks = Hooks()

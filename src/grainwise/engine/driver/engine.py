@@ -21,6 +21,7 @@ from time import monotonic, perf_counter
 
 from ...errors import EngineClosedError
 from ...objects import ref as refs_module
+from ...objects.codec import forget_escaped
 from ...objects.store import Store
 from ...objects.usage import Usage
 from ...watch import events as watch
@@ -468,6 +469,7 @@ class Engine(Words):
         hooks = refs_module.hooks
         if hooks.identify == self.borders.identify:
             hooks.identify = hooks.restore = hooks.future = hooks.find = None
+            forget_escaped()
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, and touch nothing else."""

@@ -69,6 +69,7 @@ class Inside(Submitting):
         refs_module.hooks.find = self._refs.get
         refs_module.hooks.future = self.future
         refs_module.hooks.identify = None
+        refs_module.hooks.escaping = self.own.tell
 
     def exit_actor(self) -> None:
         """End this process, if it is an actor's.
