@@ -114,8 +114,8 @@ class Options:
     """Options of a run of a workflow.
 
     Attributes:
-        max_parallelism: how many tasks and elements of maps run at once, in the whole run; None for as many as
-            there are CPUs.
+        max_parallelism: how many tasks and elements of maps run at once, in the whole run; None for as many
+            as there are CPUs.
         overwrite_cache: run what is cached, and keep the new results.
     """
 
@@ -250,8 +250,8 @@ def as_cache(cache: Any, version: Any, serialize: Any, ignored: Any) -> Cache | 
     if isinstance(cache, Cache):
         if version or serialize or ignored:
             raise ValueError(
-                "cache_version, cache_serialize and cache_ignore_input_vars can't stand beside a Cache - say it "
-                "in Cache(version=..., serialize=..., ignored_inputs=...)"
+                "cache_version, cache_serialize and cache_ignore_input_vars can't stand beside a Cache - say "
+                "it in Cache(version=..., serialize=..., ignored_inputs=...)"
             )
         return cache
     if not isinstance(cache, bool):
@@ -266,8 +266,8 @@ def as_cache(cache: Any, version: Any, serialize: Any, ignored: Any) -> Cache | 
 
 
 ACCEPTED = (
-    "accelerator", "annotations", "deck_fields", "disable_deck", "docs", "enable_deck", "execution_mode", "labels",
-    "node_dependency_hints", "pickle_untyped", "pod_template", "pod_template_name", "secret_requests",
+    "accelerator", "annotations", "deck_fields", "disable_deck", "docs", "enable_deck", "execution_mode",
+    "labels", "node_dependency_hints", "pickle_untyped", "pod_template", "pod_template_name", "secret_requests",
     "shared_memory", "task_config", "task_resolver",
 )  # fmt: skip
 """Arguments of `task` that say what a cluster does; taken, and without effect here."""

@@ -44,7 +44,7 @@ class Resources:
             for part in parts:
                 if part is not None and (isinstance(part, bool) or not isinstance(part, (str, int, float))):
                     raise AssertionError(
-                        f"Resources({field.name}={value!r}) expected numbers or text, got {type(part).__name__}"
+                        f"Resources({field.name}={value!r}) expected numbers or text, got {part!r:.50}"
                     )
 
     def has_pairs(self) -> bool:

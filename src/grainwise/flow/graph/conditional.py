@@ -195,7 +195,8 @@ class Continued:
 def conditional(name: str) -> ConditionalSection:
     """Choose between calls in a workflow.
 
-        conditional("size").if_(n > 10).then(large(n=n)).elif_((n > 5) & (n < 8)).then(middle(n=n)).else_().fail("small")
+        conditional("size").if_(n > 10).then(large(n=n)).elif_((n > 5) & (n <
+        8)).then(middle(n=n)).else_().fail("small")
 
     Only the case that is chosen runs. What it gives are the outputs that all cases have.
 

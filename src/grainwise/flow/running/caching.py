@@ -1,9 +1,9 @@
 """Results of tasks on disk, shared by all programs of a user.
 
-One SQLite file in the folder that `GRAINWISE_FLOW_CACHE` names, by default `~/.cache/grainwise/flow`. It is in WAL
-mode, so readers and one writer, of any number of processes, do not wait for each other long. Each value is kept
-with a hash of its bytes: what is corrupt is not found. A cache that can't be used (corrupt, read-only, locked, a
-full disk) is warned of once, and the run goes on without it.
+One SQLite file in the folder that `GRAINWISE_FLOW_CACHE` names, by default `~/.cache/grainwise/flow`. It is
+in WAL mode, so readers and one writer, of any number of processes, do not wait for each other long. Each
+value is kept with a hash of its bytes: what is corrupt is not found. A cache that can't be used (corrupt,
+read-only, locked, a full disk) is warned of once, and the run goes on without it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The elements of a map: which run, where, how often, and what becomes of them.
 
-    lists ──► cached ones are taken out ──► round 1 ──► failed ones, after a pause ──► round 2 ... ──► one list
+    lists ──► cached ones are taken out ──► round 1 ──► failed ones, after a pause ──► round 2 ... ──► one
+    list
 
-A round is one `map` of the engine, so tiny elements travel in batches and each worker gets only its own. Where a
-budget is shared with others, or kept by key, elements go one by one as places come free.
+A round is one `map` of the engine, so tiny elements travel in batches and each worker gets only its own.
+Where a budget is shared with others, or kept by key, elements go one by one as places come free.
 """
 
 from __future__ import annotations
@@ -380,7 +381,7 @@ def _partial(results: list[Any], failures: list[ElementFailure]) -> list[Any]:
 
 
 class Window:
-    """Runs elements under budgets: each is a call of its own, submitted when it has a place in all of them."""
+    """Runs elements under budgets: each is a call of its own, submitted when it has a place in all."""
 
     def __init__(
         self, budgets: list[Concurrency], function: Any, names: tuple[str, ...], shared: Any

@@ -1,8 +1,8 @@
 """The lane that runs tasks in workers.
 
-A plain task is a remote call, and the scheduler waits for its ref. What needs somebody to stand by (a map, a time
-limit, calls that must not run twice at once) has a thread, which reports into a queue. Where there are both, the
-wait for refs is cut into slices.
+A plain task is a remote call, and the scheduler waits for its ref. What needs somebody to stand by (a map, a
+time limit, calls that must not run twice at once) has a thread, which reports into a queue. Where there are
+both, the wait for refs is cut into slices.
 """
 
 from __future__ import annotations

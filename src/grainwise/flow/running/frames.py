@@ -3,8 +3,8 @@
     run ── frame of the workflow ──┬── frame of a nested workflow (node n1)
                                    └── frame of the case that a conditional chose (node n2)
 
-A frame is a pure machine: it is told which nodes are done or failed, and says which can begin. It knows neither
-clock nor process. `find` looks for a promise in the frame and, for a case, in those around it.
+A frame is a pure machine: it is told which nodes are done or failed, and says which can begin. It knows
+neither clock nor process. `find` looks for a promise in the frame and, for a case, in those around it.
 """
 
 from __future__ import annotations

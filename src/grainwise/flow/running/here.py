@@ -1,4 +1,4 @@
-"""A call of a task in the caller's own process that needs more than its function: cache, variables, coroutines."""
+"""A call of a task in the caller's own process that needs more than its function, such as the cache."""
 
 from __future__ import annotations
 

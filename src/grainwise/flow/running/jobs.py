@@ -28,7 +28,8 @@ class Job:
     """
 
     __slots__ = (
-        "attempt", "cancel", "entity", "frame", "is_budgeted", "key", "node", "options", "path", "refs", "values",
+        "attempt", "cancel", "entity", "frame", "is_budgeted", "key", "node", "options", "path",
+        "refs", "values",
     )  # fmt: skip
 
     def __init__(

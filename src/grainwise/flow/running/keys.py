@@ -1,4 +1,4 @@
-"""What the results of a task are found by: the content of its inputs, the code of its function, its options."""
+"""What results of tasks are found by: the content of inputs, the code of the function, the options."""
 
 from __future__ import annotations
 
@@ -172,8 +172,10 @@ _FEEDS: dict[type, Any] = {
 
 
 def code_digest(function: Any) -> bytes:
-    """Return the hash of a function's code: its instructions, constants, defaults, what it closes over, and the
-    same of the functions of the program that it calls by name. Comments and line numbers do not count.
+    """Return the hash of a function's code.
+
+    That is its instructions, constants and defaults, what it closes over, and the same of the functions of
+    the program that it calls by name. Comments and line numbers do not count.
     """
     digest = Digest()
     digest.feed(sys.version_info[:2])

@@ -1,8 +1,8 @@
 """The seam for a record of runs: what happens in a run is told to recorders as it happens.
 
-A recorder is any object with some of the methods of `Recorder`. They are called in the thread in which the run's
-scheduler is, those about elements in the thread that runs their map; they must not block. One that raises is
-left out for the rest of the run, with a warning: a record must not take the run down with it.
+A recorder is any object with some of the methods of `Recorder`. They are called in the thread in which the
+run's scheduler is, those about elements in the thread that runs their map; they must not block. One that
+raises is left out for the rest of the run, with a warning: a record must not take the run down with it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The scheduler of a run: takes nodes that can begin, hands their tasks to a lane, takes results.
 
-One loop in the thread that called the workflow. A lane runs tasks and maps: the engine's in workers, the inline
-one on the spot. Everything else (nested and dynamic workflows, conditionals, cache, retries, failure nodes) is
-done here, so it is the same in both.
+One loop in the thread that called the workflow. A lane runs tasks and maps: the engine's in workers, the
+inline one on the spot. Everything else (nested and dynamic workflows, conditionals, cache, retries, failure
+nodes) is done here, so it is the same in both.
 """
 
 from __future__ import annotations

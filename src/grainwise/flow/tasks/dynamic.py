@@ -15,8 +15,8 @@ R = TypeVar("R")
 class Dynamic(tasks.Task[P, R]):
     """A workflow that is traced when its inputs are known. Made by `dynamic`.
 
-    Its function runs in the program itself, with values for its inputs; the tasks that it calls run like those
-    of any workflow.
+    Its function runs in the program itself, with values for its inputs; the tasks that it calls run like
+    those of any workflow.
     """
 
     kind = "dynamic"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any, Optional
 
 from ..errors import CallError
@@ -66,12 +67,12 @@ class MapTask:
             if name in given:
                 inputs.append(Input(name, each.annotation, each.default))
             elif each.default is REQUIRED:
-                inputs.append(Input(name, list[each.annotation]))  # type: ignore[name-defined]
+                inputs.append(Input(name, list_of(each.annotation)))
             else:  # not given: the default, for each element
-                inputs.append(Input(name, Optional[list[each.annotation]], None))  # type: ignore[name-defined]  # noqa: UP045
+                inputs.append(Input(name, optional(list_of(each.annotation)), None))
         is_tolerant = self.min_successes is not None or self.min_success_ratio not in (None, 1, 1.0)
         outputs = {
-            name: list[Optional[kind] if is_tolerant else kind]  # noqa: UP045
+            name: list_of(optional(kind) if is_tolerant else kind)
             for name, kind in self.target.interface.outputs.items()
         }
         is_named = self.target.interface.output_class is not None
@@ -114,6 +115,16 @@ class MapTask:
 
     def __repr__(self) -> str:
         return f"<MapTask {self.name}>"
+
+
+def list_of(annotation: Any) -> Any:
+    """Return the annotation of a list of values of another."""
+    return types.GenericAlias(list, (annotation,))
+
+
+def optional(annotation: Any) -> Any:
+    """Return the annotation of values of another, or None."""
+    return Optional[annotation]
 
 
 def _with_metadata(options: Any, metadata: Any, cache: Any) -> Any:
@@ -205,28 +216,29 @@ def map_task(
         map_task(double)(x=[1, 2, 3])
         map_task(functools.partial(scale, factor=2.0), concurrency=4)(x=values)
 
-    Results are in the order of the input. Elements run in workers, tiny ones in batches. With options, caching and
-    retries are those of the task, for each element.
+    Results are in the order of the input. Elements run in workers, tiny ones in batches. With options,
+    caching and retries are those of the task, for each element.
 
     Args:
-        target: a task with any number of outputs, a `functools.partial` of one, or a launch plan. What the partial
-            binds is the same for all elements.
+        target: a task with any number of outputs, a `functools.partial` of one, or a launch plan. What the
+            partial binds is the same for all elements.
         concurrency: how many elements run at once: a number, 0 for as many as there are CPUs, None for what
-            `Options(max_parallelism=...)` leaves; `{"key": "tenant", "limit": 3}` for so many with the same value
-            of an input; a `Concurrency` to share with other maps.
+            `Options(max_parallelism=...)` leaves; `{"key": "tenant", "limit": 3}` for so many with the same
+            value of an input; a `Concurrency` to share with other maps.
         min_successes: so many elements must succeed; takes precedence over the ratio.
         min_success_ratio: this share of the elements must succeed. Below 1, results are None where an element
-            failed; the list then has `.failures`. By default the first error is raised, as the task raised it.
+            failed; the list then has `.failures`. By default the first error is raised, as the task raised
+            it.
         run_all_sub_nodes: run all elements also when it is clear that too many failed.
-        **kwargs: `metadata=TaskMetadata(...)` in the place of the task's own; `bound_inputs`, names of inputs that
-            are called with one value instead of a list, or a dictionary with the values; others that Flyte takes
-            are taken, without effect.
+        **kwargs: `metadata=TaskMetadata(...)` in the place of the task's own; `bound_inputs`, names of inputs
+            that are called with one value instead of a list, or a dictionary with the values; others that
+            Flyte takes are taken, without effect.
 
     Raises:
         ValueError: the target is no task, or an option is out of range.
         TypeMismatchError: what is bound is not of its type.
     """
     return MapTask(
-        target, concurrency, min_successes, min_success_ratio, bool(run_all_sub_nodes), kwargs.get("metadata"),
-        kwargs.get("bound_inputs") or kwargs.get("bound_inputs_values"),
+        target, concurrency, min_successes, min_success_ratio, bool(run_all_sub_nodes),
+        kwargs.get("metadata"), kwargs.get("bound_inputs") or kwargs.get("bound_inputs_values"),
     )  # fmt: skip

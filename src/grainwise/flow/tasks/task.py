@@ -22,8 +22,9 @@ R = TypeVar("R")
 class Task(Generic[P, R]):
     """A typed function. Made by `task`.
 
-    Called in a workflow, it becomes a node and gives promises. Called elsewhere, it checks its arguments, runs
-    here, in this process, and checks what it returns; results of a task with a cache are looked up there first.
+    Called in a workflow, it becomes a node and gives promises. Called elsewhere, it checks its arguments,
+    runs here, in this process, and checks what it returns; results of a task with a cache are looked up there
+    first.
 
     Attributes:
         name: module and qualified name.
@@ -99,6 +100,7 @@ class Task(Generic[P, R]):
         return self.name.rpartition(".")[2]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here, or become a node of the workflow that is being traced."""
         graph = current_graph()
         if graph is not None:
             promised: R = trace_call(graph, self, args, kwargs)
@@ -166,7 +168,7 @@ def _is_importable(made: Any, module: str, path: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _is_on_path(module: str) -> bool:
-    """Say whether a fresh interpreter with this `sys.path` finds a module: pytest makes some that it doesn't."""
+    """Say whether a fresh interpreter with this `sys.path` finds a module; of pytest's own it doesn't."""
     import importlib.machinery
     import sys
 

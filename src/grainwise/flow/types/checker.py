@@ -1,8 +1,9 @@
 """A checker: what an annotation has been compiled to.
 
-Each annotation is compiled once. A checker is a closure that returns the value (or what it is converted to) or
-raises `Mismatch`. Containers of plain elements are checked in C, by the set of the classes of their elements: a
-list of a million numbers costs 10 ms. The way to the culprit is put together only when there is one.
+Each annotation is compiled once. A checker is a closure that returns the value (or what it is converted to)
+or raises `Mismatch`. Containers of plain elements are checked in C, by the set of the classes of their
+elements: a list of a million numbers costs 10 ms. The way to the culprit is put together only when there is
+one.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class FlyteFile(_PathValue):
         """Open the file; use it in a `with` statement."""
         if "w" in mode:
             os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        opened: IO[Any] = open(self.path, mode, **options)
+        opened: IO[Any] = open(self.path, mode, **options)  # noqa: SIM115 -- the caller closes it
         return opened
 
     @classmethod

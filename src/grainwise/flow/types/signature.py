@@ -154,7 +154,8 @@ class Interface:
     def _mismatch(self, mismatch: Mismatch, name: str, what: str = "argument") -> TypeMismatchError:
         path = name + mismatch.path
         return TypeMismatchError(
-            f"{self.owner}, {what} {name!r}: expected `{mismatch.expected}`, got `{mismatch.got}` at `{path}`",
+            f"{self.owner}, {what} {name!r}: expected `{mismatch.expected}`, got `{mismatch.got}` "
+            f"at `{path}`",
             where=self.owner, path=path, expected=mismatch.expected, got=mismatch.got,
         )  # fmt: skip
 
@@ -264,7 +265,7 @@ def read_interface(
 
 
 def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of a function, names in quotes resolved, those of enclosing functions as well."""
+    """Return the annotations of a function; names in quotes are resolved, of local classes as well."""
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:

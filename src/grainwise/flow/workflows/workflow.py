@@ -64,6 +64,7 @@ class WorkflowBase:
         raise NotImplementedError
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it, or become a node of the workflow that is being traced."""
         graph = current_graph()
         if graph is not None:
             return trace_call(graph, self, args, kwargs)
@@ -94,8 +95,8 @@ class WorkflowBase:
         ]
         if wrong:
             raise FailureNodeError(
-                f"on_failure of {self.interface.owner}: expected the workflow's inputs {self.interface!r}, got "
-                f"{handler.interface!r} of {handler.name!r} - {wrong[0]!r} differs; beside them it may have "
+                f"on_failure of {self.interface.owner}: expected the workflow's inputs {self.interface!r}, "
+                f"got {handler.interface!r} of {handler.name!r} - {wrong[0]!r} differs; beside them it may have "
                 f"`err: Optional[FlyteError] = None`"
             )
 
@@ -232,14 +233,15 @@ def workflow(
         failure_policy: what happens to the rest when a node fails: it is stopped (default), or all that does
             not need the failed node still runs.
         interruptible: kept, without effect.
-        on_failure: a task or workflow with the same inputs, and `err: Optional[FlyteError] = None` if it wants;
-            called when a node has failed; the error is raised all the same.
+        on_failure: a task or workflow with the same inputs, and `err: Optional[FlyteError] = None` if it
+            wants; called when a node has failed; the error is raised all the same.
         docs: kept, without effect.
         pickle_untyped: kept; every parameter needs a type.
         default_options: `Options` of its runs.
 
     Raises:
-        DefinitionError: a parameter has no type or an impossible one, nothing is returned, or an option is wrong.
+        DefinitionError: a parameter has no type or an impossible one, nothing is returned, or an option is
+        wrong.
     """
 
     def make(function: Any) -> Any:
