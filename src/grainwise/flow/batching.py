@@ -75,8 +75,8 @@ class Batched(Generic[A, B]):
         results = list(self._function(items))
         if len(results) != len(items):
             raise ValueError(
-                f"{getattr(self._function, '__qualname__', self._function)!r} was called with {len(items)} items "
-                f"and returned {len(results)} results - expected one for each, in order"
+                f"{getattr(self, '__qualname__', 'the function')!r} was called with {len(items)} items and "
+                f"returned {len(results)} results - expected one for each, in order"
             )
         return results
 

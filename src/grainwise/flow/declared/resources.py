@@ -76,8 +76,11 @@ def read_cpus(value: Any) -> float | None:
     if value is None or value == "":
         return None
     try:
-        cpus = float(value[:-1]) / 1000 if isinstance(value, str) and value.endswith("m") else float(value)
-    except ValueError:
+        text, unit = (
+            (value[:-1], value[-1]) if isinstance(value, str) and value[-1:].isalpha() else (value, "")
+        )
+        cpus = float(text) * (0.001 if unit == "m" else _DECIMAL[unit] if unit else 1)
+    except (ValueError, KeyError):
         raise ValueError(f'Resources(cpu={value!r}) expected a number such as 2, "0.5" or "500m"') from None
     if not 0 <= cpus < float("inf"):
         raise ValueError(f"Resources(cpu={value!r}) expected at least 0")

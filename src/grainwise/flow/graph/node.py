@@ -66,7 +66,8 @@ class Node:
     def name(self) -> str:
         """How it is shown: the name that `with_overrides` gave, or that of what is called."""
         given = self.overrides.get("name")
-        return given if given else str(getattr(self.entity, "name", self.id))
+        entity = self.entity
+        return str(given or getattr(entity, "short_name", None) or getattr(entity, "name", self.id))
 
     @property
     def metadata(self) -> Any:
@@ -199,7 +200,9 @@ def node_of(value: Any) -> Node:
 
 def dns_name(name: str) -> str:
     """Return a name as an id: lower case, letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "node"
+    dashed = re.sub(r"(?<=[^_.\-])(?=[A-Z])", "-", name)
+    dashed = re.sub(r"[_.\-]+", "-", dashed).lower()
+    return re.sub(r"[^a-z0-9-]", "", dashed).strip("-")[:63] or "node"
 
 
 def check_edges(entity: Any, bindings: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import Any
 
+from ...api.session import engine
 from ..graph.tracing import tracing
 from .mode import in_task
 
@@ -61,6 +62,13 @@ def run_coroutine(coroutine: Any) -> Any:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
+
+
+def feasible_cpus(num_cpus: float) -> float:
+    """Return the CPUs that a task gets: what it asks for, or all that the engine has if that is less."""
+    running: Any = engine()
+    most = getattr(getattr(running, "settings", None), "num_cpus", None)
+    return num_cpus if most is None else min(num_cpus, most)
 
 
 def attempt_of(task: Task[..., Any], options: TaskOptions) -> Attempt:

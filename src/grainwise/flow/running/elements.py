@@ -21,7 +21,7 @@ from ...api.tasks import remote
 from ...api.values import cancel, get, wait
 from ...errors import GrainwiseError
 from ..errors import MapError, TypeMismatchError
-from .attempt import run_coroutine, surroundings
+from .attempt import feasible_cpus, run_coroutine, surroundings
 from .budget import Concurrency
 from .jobs import is_retriable, pause_s
 from .mode import _is_in_task
@@ -322,7 +322,8 @@ class ElementsRun:
         return iter(self._results)
 
     def _remote(self) -> Any:
-        return remote(num_cpus=self._options.num_cpus, max_retries=0, name=self._task.name)(self._element)
+        num_cpus = feasible_cpus(self._options.num_cpus)
+        return remote(num_cpus=num_cpus, max_retries=0, name=self._task.name)(self._element)
 
     def _here(self, columns: list[Any]) -> Iterator[Any]:
         for items in zip(*columns):
@@ -441,8 +442,6 @@ class Window:
     def _take(self, places: Any) -> bool:
         taken = []
         for budget, place in zip(self._budgets, places):
-            if budget.key is not None and place is None and budget.key not in self._names:
-                pass
             if not budget.try_take(place):
                 budget.when_free(self._event.set)
                 for other, held in taken:
@@ -467,4 +466,5 @@ def least_successes(n_elements: int, min_successes: int | None, ratio: float | N
     """Return how many elements must succeed."""
     if min_successes is not None:
         return min(n_elements, min_successes)
-    return math.ceil(n_elements * (1.0 if ratio is None else ratio) - 1e-9)
+    share = 1.0 if ratio is None else min(1.0, ratio)
+    return math.ceil(n_elements * share - 1e-9)  # 0.7 * 10 is a little more than 7

@@ -15,8 +15,7 @@ from typing import Any
 from ...api.map import map as map_items
 from ...api.tasks import remote
 from ...api.values import cancel, get, wait
-from ...errors import InfeasibleTaskError
-from .attempt import attempt_of, run_function, surroundings
+from .attempt import attempt_of, feasible_cpus, run_function, surroundings
 from .elements import ElementsRun
 
 TYPE_CHECKING = False
@@ -53,7 +52,7 @@ class EngineLane:
             job.cancel = watched.cancel
             self._in_thread(job, watched.run)
         else:
-            ref = submit(task, job.options, {**job.values, **job.refs})
+            ref = remote_of(task, job.options).remote(**{**job.values, **job.refs})
             self._refs[ref] = job
             job.cancel = lambda: cancel(ref)
 
@@ -200,25 +199,11 @@ def remote_of(task: Any, options: Any, *, is_one_item: bool = False) -> Any:
     """Return the remote function that runs a task with these options; each is made once."""
     made = task.__dict__.setdefault("_remotes", {})
     variables = tuple(sorted(options.variables.items()))
-    key = (variables, options.memory_bytes, options.num_cpus, is_one_item)
+    num_cpus = feasible_cpus(options.num_cpus)
+    key = (variables, options.memory_bytes, num_cpus, is_one_item)
     function = made.get(key)
     if function is None:
         attempt = attempt_of(task, options)
         called = attempt.of_dict if is_one_item else attempt
-        function = made[key] = remote(num_cpus=options.num_cpus, max_retries=0, name=task.name)(called)
+        function = made[key] = remote(num_cpus=num_cpus, max_retries=0, name=task.name)(called)
     return function
-
-
-def submit(task: Any, options: Any, arguments: dict[str, Any]) -> ObjectRef[Any]:
-    """Submit a call of a task; one that asks for more CPUs than there are gets all of them."""
-    function = remote_of(task, options)
-    num_cpus = options.num_cpus
-    while True:
-        try:
-            ref: ObjectRef[Any] = function.remote(**arguments)
-            return ref
-        except InfeasibleTaskError:
-            if num_cpus <= 1:
-                raise
-            num_cpus = max(1.0, float(int(num_cpus / 2)))
-            function = function.options(num_cpus=num_cpus)

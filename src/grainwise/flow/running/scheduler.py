@@ -125,8 +125,7 @@ class Scheduler:
                 self._enter_case(frame, node, entity)
                 return
             bound = {name: frame.find_or_plain(value) for name, value in node.bindings.items()}
-            fixed = getattr(entity, "fixed_inputs", None)
-            values = entity.interface.check_call((), {**bound, **fixed} if fixed else bound)
+            values = entity.interface.check_call((), bound)
             if self.telling:
                 path = f"{frame.path}/{node.id}" if frame.path else node.id
                 self.telling.tell("node_started", self.run_id, path, node.name, entity.kind, values)
@@ -218,6 +217,7 @@ class Scheduler:
 
     def _enter(self, entity: Any, values: dict[str, Any], parent: Frame | None, node: Node | None) -> None:
         """Begin a workflow: trace it and make its frame."""
+        values = {**values, **getattr(entity, "fixed_inputs", {})}
         graph: Graph = entity.trace(values)
         frame = Frame(entity, graph.nodes, graph.outputs, parent, node, inputs=values)
         frame.values[graph.start] = values
@@ -296,9 +296,7 @@ class Scheduler:
         wanted = handler.interface.inputs
         values = {name: value for name, value in frame.inputs.items() if name in wanted}
         if "err" in wanted and "err" not in values:
-            values["err"] = FlyteError(
-                message=f"{type(error).__name__}: {error}", failed_node_id=frame.failed_node
-            )
+            values["err"] = FlyteError(message=_words_of(error), failed_node_id=frame.failed_node)
         graph = Graph(handler.name, None, prefix="fn")
         graph.add(handler, values)
         following = Frame(handler, graph.nodes, {}, frame.parent, frame.node, inputs={"\0error": error})
@@ -325,3 +323,9 @@ class Scheduler:
         for job in list(self._running.values()):
             if job.cancel is not None:
                 job.cancel()
+
+
+def _words_of(error: BaseException) -> str:
+    """Return an error as text, with the type that the task raised."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}"

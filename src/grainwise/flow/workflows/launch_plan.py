@@ -89,7 +89,7 @@ class LaunchPlan:
 
     def trace(self, values: dict[str, Any]) -> Graph:
         """Return the graph of its workflow for a run with these inputs."""
-        graph: Graph = self.workflow.trace({**values, **self.fixed_inputs})
+        graph: Graph = self.workflow.trace(values)
         return graph
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,8 +102,7 @@ class LaunchPlan:
             return trace_call(graph, self, (), kwargs)
         from ..running.start import run_entity
 
-        values = {**self.interface.check_call((), kwargs), **self.fixed_inputs}
-        return run_entity(self, values)
+        return run_entity(self, self.interface.check_call((), kwargs))
 
     # -- making ----------------------------------------------------------------------------------------
 
