@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -98,7 +98,7 @@ def test_tolerated_failures_are_none_and_kept(mode: str) -> None:
         with pytest.raises(ValueError, match="odd"):
             map_task(odd_ones_fail, **options)(x=[0, 1, 2, 3])  # type: ignore[arg-type]
     tolerant = map_task(odd_ones_fail, min_success_ratio=0.1)
-    assert tolerant.interface.outputs["o0"] == list[Optional[int]]
+    assert tolerant.interface.outputs["o0"] == list[int | None]
 
 
 def test_what_does_not_fit_is_named(mode: str) -> None:

@@ -348,7 +348,9 @@ def test_workflows_and_elements_are_cached(mode: str, tmp_path: Path) -> None:
     assert (tmp_path / "1").read_text() == ".."
 
 
-def test_a_broken_cache_is_warned_of_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_cache_is_warned_of_and_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add, runs = count_runs(cache=True, cache_version="1")
     add(a=1, b=2)
     store = flow.cache_store()

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import os
 from functools import partial
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import cloudpickle
 import pytest
@@ -143,7 +143,7 @@ def test_resources() -> None:
 
 def test_variables_are_set_while_it_runs() -> None:
     @task(environment={"FLOW_A": "1"}, container_image=ImageSpec(env={"FLOW_A": "0", "FLOW_B": "2"}))
-    def read() -> list[Optional[str]]:
+    def read() -> list[str | None]:
         return [os.environ.get("FLOW_A"), os.environ.get("FLOW_B")]
 
     assert read() == ["1", "2"]
@@ -183,7 +183,11 @@ def test_mocks_stand_in() -> None:
 
 def test_environments_check_their_definition() -> None:
     env = ActorEnvironment(
-        name="my-env", replica_count=(1, 3), ttl_seconds=30, environment={"A": "1"}, requests=Resources(cpu="500m")
+        name="my-env",
+        replica_count=(1, 3),
+        ttl_seconds=30,
+        environment={"A": "1"},
+        requests=Resources(cpu="500m"),
     )
     assert (env.min_replicas, env.max_replicas) == (1, 3)
 

@@ -41,7 +41,7 @@ class Inner:
 class Outer:
     inner: Inner
     names: list[str] = dataclasses.field(default_factory=list)
-    next: Optional[Outer] = None
+    next: Outer | None = None
 
 
 class Point(NamedTuple):
@@ -60,7 +60,7 @@ GOOD = [
     (datetime.date, NOW.date()), (datetime.timedelta, datetime.timedelta(1)), (type(None), None), (Any, object()),
     (list[int], [1, 2]), (list, [1, "a"]), (dict[str, list[int]], {"a": [1]}), (dict, {1: "a"}),
     (set[int], {1}), (frozenset[str], frozenset("a")), (tuple[int, str], (1, "a")), (tuple[int, ...], (1, 2, 3)),
-    (Optional[int], None), (Union[int, str], "a"), (int | None, 3), (list[Optional[int]], [1, None]),
+    (Optional[int], None), (Union[int, str], "a"), (int | None, 3), (list[int | None], [1, None]),
     (Literal["a", 3], 3), (Colour, Colour.RED), (Outer, Outer(Inner(1))), (Point, Point(1, 2.0)),
     (Settings, {"depth": 1}), (numpy.ndarray, numpy.zeros(3)), (pathlib.Path, pathlib.Path("a")),
     (typing.Callable[[int], int], abs), (type[int], bool), (typing.Iterator[int], iter([1])),
@@ -92,7 +92,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("annotation", "value", "path", "expected", "got"), BAD, ids=lambda case: str(case)[:30])
+@pytest.mark.parametrize(
+    ("annotation", "value", "path", "expected", "got"), BAD, ids=lambda case: str(case)[:30]
+)
 def test_what_does_not_fit_is_named(annotation: Any, value: Any, path: str, expected: str, got: str) -> None:
     with pytest.raises(Mismatch) as raised:
         compile_type(annotation).check(value)

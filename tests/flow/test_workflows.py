@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -272,7 +272,7 @@ def test_dynamic_workflows(mode: str) -> None:
 
 
 @task
-def handle(a: int, err: Optional[FlyteError] = None) -> None:
+def handle(a: int, err: FlyteError | None = None) -> None:
     assert err is not None
     with open(os.environ["FLOW_TEST_FILE"], "a") as file:
         file.write(f"{a} {err.message} {err.failed_node_id}\n")

@@ -32,6 +32,9 @@ SLICE_S = 0.005
 class EngineLane:
     """See the module docstring."""
 
+    is_immediate = False
+    """Whether jobs have ended when `submit` returns."""
+
     def __init__(self) -> None:
         self._refs: dict[ObjectRef[Any], Job] = {}
         self._results: dict[int, ObjectRef[Any]] = {}

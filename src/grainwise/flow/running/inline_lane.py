@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class InlineLane:
     """Runs each job as it is handed over. Time and memory limits are not enforced."""
 
+    is_immediate = True
+    """Whether jobs have ended when `submit` returns."""
+
     def __init__(self) -> None:
         self._ended: list[tuple[Job, Any, BaseException | None]] = []
 

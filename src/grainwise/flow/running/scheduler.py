@@ -69,6 +69,8 @@ class Scheduler:
             while not self._is_over:
                 while self._ready and not self._is_over:
                     self._start(*self._ready.popleft())
+                    if self._lane.is_immediate:  # so that a failure stops what comes behind it
+                        self._take(self._lane.wait(0.0))
                 if not self._is_over:
                     self._take(self._wait())
         except BaseException as error:
