@@ -19,6 +19,7 @@ from .adapters.joblib_hook import install as _install_joblib_hook
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
+    from . import flow as flow
     from .adapters.dask_scheduler import dask_get as dask_get
     from .adapters.futures.executor import Executor as Executor
     from .adapters.joblib_hook import register_joblib as register_joblib
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from .api.values import get as get
     from .api.values import put as put
     from .api.values import wait as wait
+    from .flow.tasks.dynamic import dynamic as dynamic
+    from .flow.tasks.map_task import map_task as map_task
+    from .flow.tasks.task import task as task
+    from .flow.workflows.workflow import workflow as workflow
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
@@ -70,6 +75,10 @@ _WHERE = {
     "get": "api.values",
     "wait": "api.values",
     "cancel": "api.values",
+    "dynamic": "flow.tasks.dynamic",
+    "map_task": "flow.tasks.map_task",
+    "task": "flow.tasks.task",
+    "workflow": "flow.workflows.workflow",
     "ObjectRef": "objects.ref",
 }
 
@@ -83,14 +92,17 @@ __all__ = [
     "RemoteFunction",
     "cancel",
     "dask_get",
+    "dynamic",
     "errors",
     "exit_actor",
+    "flow",
     "get",
     "get_actor",
     "init",
     "is_initialized",
     "kill",
     "map",
+    "map_task",
     "method",
     "put",
     "register_joblib",
@@ -98,8 +110,10 @@ __all__ = [
     "report",
     "shutdown",
     "starmap",
+    "task",
     "timeline",
     "wait",
+    "workflow",
 ]
 
 
@@ -110,8 +124,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("grainwise")
-    if name == "errors":
-        return import_module(".errors", __name__)
+    if name in ("errors", "flow"):
+        return import_module(f".{name}", __name__)
     where = _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# ruff: noqa: E501, UP007, UP045 -- tables, and annotations as users write them
 import dataclasses
 import datetime
 import enum

@@ -161,7 +161,7 @@ def test_promises_are_no_values() -> None:
             if kind == "and":
                 return conditional("c").if_(a == 1 and a == 2).then(add(a=a)).else_().fail("no")  # type: ignore[arg-type]
             if kind == "range":
-                return [add(a=i) for i in range(a)][0]
+                return total(xs=[add(a=i) for i in range(a)])
             for _ in a:  # type: ignore[attr-defined]
                 pass
             return a

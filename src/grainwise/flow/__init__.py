@@ -112,9 +112,7 @@ _NAMES = {
 }  # fmt: skip
 _WHERE = {name: where for where, names in _NAMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604 -- one list of names is enough
-    *sorted(_WHERE)
-]
+__all__ = [*_WHERE]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

@@ -114,9 +114,11 @@ def batched(_function: Any = None, *, max_batch_size: int = 32, wait_s: float = 
     Raises:
         ValueError: a number is out of range.
     """
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
+    size: Any = max_batch_size
+    pause: Any = wait_s
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"batched(max_batch_size={max_batch_size!r:.50}) expected a whole number from 1 up")
-    if isinstance(wait_s, bool) or not isinstance(wait_s, (int, float)) or not 0 <= wait_s < float("inf"):
+    if isinstance(pause, bool) or not isinstance(pause, (int, float)) or not 0 <= pause < float("inf"):
         raise ValueError(f"batched(wait_s={wait_s!r:.50}) expected seconds from 0 up")
 
     def make(function: Any) -> Any:

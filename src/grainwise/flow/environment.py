@@ -62,7 +62,8 @@ class ActorEnvironment:
         pod_template: Any = None,
         interruptible: bool | None = None,
     ) -> None:
-        if not isinstance(name, str) or len(name) > MAX_NAME or _NAME.match(name) is None:
+        given: Any = name
+        if not isinstance(given, str) or len(given) > MAX_NAME or _NAME.match(given) is None:
             raise ValueError(
                 f"ActorEnvironment(name={name!r:.80}) expected small letters, digits and dashes, a letter or "
                 f"digit at both ends, at most {MAX_NAME}"

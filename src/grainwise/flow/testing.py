@@ -45,7 +45,7 @@ def patch(target: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             with task_mock(target) as mock:
                 return function(*args, mock, **kwargs)
 
-        del wrapped.__wrapped__  # type: ignore[attr-defined]  # its signature has one argument less
+        del wrapped.__wrapped__  # its signature has one argument less
         return wrapped
 
     return decorate

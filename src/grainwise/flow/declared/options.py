@@ -181,7 +181,8 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         wanted, most = read_cpus(self.requests.cpu), read_cpus(self.limits.cpu)
-        self.num_cpus = 1.0 if wanted is None and most is None else (most if wanted is None else wanted)
+        chosen = most if wanted is None else wanted
+        self.num_cpus: float = 1.0 if chosen is None else chosen
         self.memory_bytes = read_bytes(self.limits.mem)
         read_bytes(self.requests.mem)
         self.timeout_s = self.metadata.timeout.total_seconds() if self.metadata.timeout else None
@@ -267,8 +268,8 @@ def as_cache(cache: Any, version: Any, serialize: Any, ignored: Any) -> Cache | 
 
 ACCEPTED = (
     "accelerator", "annotations", "deck_fields", "disable_deck", "docs", "enable_deck", "execution_mode",
-    "labels", "node_dependency_hints", "pickle_untyped", "pod_template", "pod_template_name", "secret_requests",
-    "shared_memory", "task_config", "task_resolver",
+    "labels", "node_dependency_hints", "pickle_untyped", "pod_template", "pod_template_name",
+    "secret_requests", "shared_memory", "task_config", "task_resolver",
 )  # fmt: skip
 """Arguments of `task` that say what a cluster does; taken, and without effect here."""
 

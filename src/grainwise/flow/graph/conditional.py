@@ -25,11 +25,12 @@ class CaseBlock:
 
     def outputs(self) -> dict[str, Promise]:
         """Return the promises that it gives, by name."""
-        result = self.result
+        result: Any = self.result
         if isinstance(result, Promise):
             return {result.var if not result.path else "o0": result}
         if isinstance(result, tuple) and hasattr(result, "_fields"):
-            return dict(zip(result._fields, result))
+            fields: Any = result
+            return dict(zip(fields._fields, fields))
         if isinstance(result, Node):
             return dict(result.outputs)
         return {}

@@ -63,7 +63,7 @@ class Graph:
         if not interface.outputs:
             return
         if interface.output_class is None:
-            if isinstance(result, tuple) and not isinstance(result, list) and _is_bundle(result):
+            if isinstance(result, tuple) and _is_bundle(result):
                 raise CallError(
                     f"{interface.owner} declares one output, and its function returned {len(result)} values"
                 )

@@ -26,7 +26,8 @@ class Concurrency:
     """
 
     def __init__(self, limit: int, key: str | None = None) -> None:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        given: Any = limit
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
             raise ValueError(f"Concurrency(limit={limit!r}) expected a whole number from 1 up")
         if key is not None and not isinstance(key, str):
             raise ValueError(f"Concurrency(key={key!r:.50}) expected the name of an input")

@@ -78,7 +78,10 @@ class PartialResults(list[Any]):
 class Element:
     """Runs a task on one element in a worker: the mapped inputs in order, the others with it."""
 
-    def __init__(self, task: Any, names: tuple[str, ...], shared: dict[str, Any], limits: Any) -> None:
+    def __init__(
+        self, task: Any, names: tuple[str, ...], shared: dict[str, Any],
+        limits: tuple[dict[str, str], int | None] | None,
+    ) -> None:  # fmt: skip
         self._task = task
         self._names = names
         self._shared = shared
@@ -103,7 +106,8 @@ class Element:
         values = {**self._shared, **dict(zip(self._names, items))}
         token = _is_in_task.set(True)
         try:
-            with surroundings(*(self._limits or ({}, None))):
+            variables, memory_bytes = self._limits or ({}, None)
+            with surroundings(variables, memory_bytes):
                 result = self._task.execute(**values)
                 if self._task.is_async:
                     result = run_coroutine(result)
@@ -210,7 +214,8 @@ class ElementsRun:
 
     def _allowed(self, n_elements: int) -> int:
         """Return how many elements may fail."""
-        return n_elements - self._map.least_successes(n_elements)
+        least: int = self._map.least_successes(n_elements)
+        return n_elements - least
 
     def _is_lost(self, n_elements: int) -> bool:
         return len(self._failures) > self._allowed(n_elements)
@@ -440,7 +445,7 @@ class Window:
         return is_held
 
     def _take(self, places: Any) -> bool:
-        taken = []
+        taken: list[tuple[Concurrency, Any]] = []
         for budget, place in zip(self._budgets, places):
             if not budget.try_take(place):
                 budget.when_free(self._event.set)

@@ -50,7 +50,7 @@ class EngineLane:
             self._in_thread(job, run.run)
         elif task.stand_in is not None:  # a test's mock: it can't travel
             self._done.put(_run_here(job))
-        elif job.options.timeout_s is not None or (job.key is not None and job.options.cache.serialize):
+        elif _is_watched(job):
             watched = _Watched(job)
             job.cancel = watched.cancel
             self._in_thread(job, watched.run)
@@ -139,13 +139,13 @@ class EngineLane:
 
 
 def _has_thread(job: Job) -> bool:
-    if job.entity.kind == "map":
-        return True
-    if job.entity.stand_in is not None:
-        return False
-    return job.options.timeout_s is not None or (
-        job.key is not None and job.options.cache is not None and job.options.cache.serialize
-    )
+    return job.entity.kind == "map" or (job.entity.stand_in is None and _is_watched(job))
+
+
+def _is_watched(job: Job) -> bool:
+    """Say whether somebody must stand by: it has a time limit, or must not run twice at once."""
+    cache = job.options.cache
+    return job.options.timeout_s is not None or bool(job.key and cache is not None and cache.serialize)
 
 
 def _run_here(job: Job) -> Ended:

@@ -48,7 +48,7 @@ class Frame:
         self.outer = outer
         self.inputs = inputs or {}
         above = parent.path if parent is not None else ""
-        self.path = "/".join(part for part in (above, node.id if node is not None else "") if part)
+        self.path: str = "/".join(part for part in (above, node.id if node is not None else "") if part)
         self.error: BaseException | None = None
         self.failed_node = ""
         self.n_active = 0

@@ -126,7 +126,8 @@ class Digest:
         import cloudpickle
 
         buffers: list[Any] = []
-        self._tagged(b"o", cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append))
+        dumps: Any = cloudpickle.dumps
+        self._tagged(b"o", dumps(value, protocol=5, buffer_callback=buffers.append))
         for buffer in buffers:
             self._hash.update(buffer.raw())
 

@@ -37,7 +37,7 @@ class MapTask:
         if isinstance(bound_names, dict):
             self.bound.update({n: target.interface.check_input(n, v) for n, v in bound_names.items()})
             bound_names = ()
-        given = set(bound_names or ())
+        given: set[str] = set(bound_names or ())
         unknown = sorted(given - set(target.interface.inputs))
         if unknown:
             raise ValueError(
@@ -124,7 +124,7 @@ def list_of(annotation: Any) -> Any:
 
 def optional(annotation: Any) -> Any:
     """Return the annotation of values of another, or None."""
-    return Optional[annotation]
+    return Optional[annotation]  # noqa: UP045 -- annotations of any kind, on Python 3.10
 
 
 def _with_metadata(options: Any, metadata: Any, cache: Any) -> Any:

@@ -105,7 +105,8 @@ class Task(Generic[P, R]):
         if graph is not None:
             promised: R = trace_call(graph, self, args, kwargs)
             return promised
-        return self.call_here(args, kwargs)
+        result: R = self.call_here(args, kwargs)
+        return result
 
     def call_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Check the arguments, run in this process, check the result."""

@@ -8,7 +8,7 @@ from .checker import ANYTHING, NOTHING, Checker, Mismatch, show_kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 def passes_all(element: Checker, values: Any) -> bool:
@@ -17,7 +17,7 @@ def passes_all(element: Checker, values: Any) -> bool:
     return exact is ANYTHING or (exact is not NOTHING and exact.issuperset(map(type, values)))
 
 
-def of_list(element: Checker, name: str, kinds: tuple[type, ...] = (list,)) -> Checker:
+def of_list(element: Checker, name: str, kinds: tuple[Any, ...] = (list,)) -> Checker:
     """Return the checker of lists and other sequences; an element that is converted makes a new list."""
 
     def check(value: Any) -> Any:
@@ -26,16 +26,11 @@ def of_list(element: Checker, name: str, kinds: tuple[type, ...] = (list,)) -> C
         if passes_all(element, value):
             return value
         checked = check_each(element, value)
-        return value if all(map(_is, checked, value)) else type_of(value)(checked)
-
-    def type_of(value: Any) -> Callable[[Any], Any]:
-        return list if isinstance(value, list) else type(value)
+        if all(one is other for one, other in zip(checked, value)):
+            return value
+        return checked if isinstance(value, list) else type(value)(checked)
 
     return Checker(check, name, frozenset(kinds) if element.exact is ANYTHING else NOTHING)
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other
 
 
 def check_each(element: Checker, values: Any) -> list[Any]:
@@ -51,7 +46,7 @@ def check_each(element: Checker, values: Any) -> list[Any]:
     return checked
 
 
-def of_set(element: Checker, name: str, kinds: tuple[type, ...]) -> Checker:
+def of_set(element: Checker, name: str, kinds: tuple[Any, ...]) -> Checker:
     """Return the checker of sets."""
 
     def check(value: Any) -> Any:
@@ -69,7 +64,7 @@ def of_set(element: Checker, name: str, kinds: tuple[type, ...]) -> Checker:
     return Checker(check, name, frozenset(kinds) if element.exact is ANYTHING else NOTHING)
 
 
-def of_dict(key: Checker, element: Checker, name: str, kinds: tuple[type, ...] = (dict,)) -> Checker:
+def of_dict(key: Checker, element: Checker, name: str, kinds: tuple[Any, ...] = (dict,)) -> Checker:
     """Return the checker of dictionaries; an element that is converted makes a new one."""
 
     def check(value: Any) -> Any:

@@ -169,7 +169,7 @@ def of_path_type(cls: Any) -> Checker:
     def check(value: Any) -> Any:
         if not isinstance(value, (str, os.PathLike)):
             raise Mismatch(name, value)
-        path = value if isinstance(value, _root_of(cls)) else cls(value)
+        path: Any = value if isinstance(value, _root_of(cls)) else cls(value)
         if "://" not in path.path and not is_right(path.path):
             kind = f"the path of no {word}" if os.path.exists(path.path) else "a path where nothing is"
             raise Mismatch(name, value, got=f"{kind}: {path.path!r:.120}")

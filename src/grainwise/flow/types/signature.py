@@ -190,7 +190,7 @@ class Interface:
         if self.output_class is None:
             return [result]
         n_outputs = len(self.outputs)
-        if isinstance(result, dict) and not isinstance(result, tuple) and set(result) == set(self.outputs):
+        if isinstance(result, dict) and set(result) == set(self.outputs):
             return [result[name] for name in self.outputs]
         if not isinstance(result, (tuple, list)) or len(result) != n_outputs:
             got = f"{len(result)}" if isinstance(result, (tuple, list)) else f"`{type(result).__name__}`"
@@ -213,7 +213,8 @@ def inputs_with_default(inputs: Mapping[str, Input]) -> list[Input]:
 def _tuple_of(names: tuple[str, ...]) -> Any:
     found = _TUPLES.get(names)
     if found is None:
-        found = _TUPLES[names] = namedtuple("DefaultNamedTupleOutput", names)
+        make: Any = namedtuple  # its fields are not known to type checkers
+        found = _TUPLES[names] = make("DefaultNamedTupleOutput", names)
         found.__module__ = __name__
         found.__reduce__ = _reduce_tuple
     return found
@@ -284,7 +285,8 @@ def read_outputs(annotation: Any, owner: str) -> tuple[dict[str, Any], Any]:
     if annotation is None or annotation is type(None) or annotation is inspect.Signature.empty:
         return {}, None
     if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
-        fields = tuple(annotation._fields)
+        named: Any = annotation
+        fields = tuple(named._fields)
         hints = typing.get_type_hints(annotation, include_extras=True)
         for name in fields:
             _check_allowed(hints.get(name, Any), owner, name)

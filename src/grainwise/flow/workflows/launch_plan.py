@@ -137,8 +137,9 @@ class LaunchPlan:
         fixed_inputs: dict[str, Any] | None = None,
         **others: Any,
     ) -> LaunchPlan:
-        """Return the launch plan of a name, made if there is none; without a name, the workflow's default
-        one.
+        """Return the launch plan of a name, made if there is none.
+
+        Without a name it is the default one of the workflow, which fills nothing in.
 
         Args:
             workflow: what it runs.

@@ -96,8 +96,8 @@ class WorkflowBase:
         if wrong:
             raise FailureNodeError(
                 f"on_failure of {self.interface.owner}: expected the workflow's inputs {self.interface!r}, "
-                f"got {handler.interface!r} of {handler.name!r} - {wrong[0]!r} differs; beside them it may have "
-                f"`err: Optional[FlyteError] = None`"
+                f"got {handler.interface!r} of {handler.name!r} - {wrong[0]!r} differs; it may have "
+                f"`err: Optional[FlyteError] = None` as well"
             )
 
     def __repr__(self) -> str:
@@ -117,7 +117,7 @@ class FunctionWorkflow(WorkflowBase, Generic[P, R]):
         name = f"{function.__module__}.{function.__qualname__.replace('<locals>.', '')}"
         super().__init__(name, failure_policy, interruptible, on_failure, default_options)
         functools.update_wrapper(self, function)
-        self._workflow_function = function
+        self._workflow_function: Callable[..., Any] = function
         self.docs = docs
         self.interface = read_interface(function, f"workflow {name!r}")
         self._compiled: Graph | None = None
@@ -131,7 +131,7 @@ class FunctionWorkflow(WorkflowBase, Generic[P, R]):
         self.check_failure_node()
         graph = Graph(self.name, self.interface)
         with tracing(graph):
-            result = self._workflow_function(**graph.start.outputs)  # type: ignore[arg-type]
+            result = self._workflow_function(**graph.start.outputs)
             if not self.interface.outputs and result is not None:
                 check_no_outputs(self.interface, result)
             graph.set_outputs(self.interface, result)
@@ -174,7 +174,7 @@ class FunctionWorkflow(WorkflowBase, Generic[P, R]):
 
     def execute(self, **values: Any) -> Any:
         """Call the plain function."""
-        return self._workflow_function(**values)  # type: ignore[arg-type]
+        return self._workflow_function(**values)
 
     def __reduce__(self) -> Any:
         from ..tasks.task import _find, _is_importable, _make_empty
@@ -240,8 +240,8 @@ def workflow(
         default_options: `Options` of its runs.
 
     Raises:
-        DefinitionError: a parameter has no type or an impossible one, nothing is returned, or an option is
-        wrong.
+        DefinitionError: a parameter has no type or an impossible one, nothing is returned, or an option
+            is wrong.
     """
 
     def make(function: Any) -> Any:
