@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
     from . import exceptions as exceptions
+    from . import flow as flow
     from . import runtime_env as runtime_env
     from . import util as util
     from .adapters.dask_scheduler import dask_get as dask_get
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from .as_ray import install_as_ray as install_as_ray
     from .engine.generators import DynamicObjectRefGenerator as DynamicObjectRefGenerator
     from .engine.generators import ObjectRefGenerator as ObjectRefGenerator
+    from .flow.tasks.dynamic import dynamic as dynamic
+    from .flow.tasks.map_task import map_task as map_task
+    from .flow.tasks.task import task as task
+    from .flow.workflows.workflow import workflow as workflow
     from .objects.ids import ActorClassID as ActorClassID
     from .objects.ids import ActorID as ActorID
     from .objects.ids import FunctionID as FunctionID
@@ -109,6 +114,10 @@ _WHERE = {
     "cancel": "api.values",
     "DynamicObjectRefGenerator": "engine.generators",
     "ObjectRefGenerator": "engine.generators",
+    "dynamic": "flow.tasks.dynamic",
+    "map_task": "flow.tasks.map_task",
+    "task": "flow.tasks.task",
+    "workflow": "flow.workflows.workflow",
     "ObjectRef": "objects.ref",
 }
 
@@ -136,9 +145,11 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "dask_get",
+    "dynamic",
     "errors",
     "exceptions",
     "exit_actor",
+    "flow",
     "get",
     "get_actor",
     "get_gpu_ids",
@@ -148,6 +159,7 @@ __all__ = [
     "is_initialized",
     "kill",
     "map",
+    "map_task",
     "method",
     "nodes",
     "put",
@@ -157,9 +169,11 @@ __all__ = [
     "runtime_env",
     "shutdown",
     "starmap",
+    "task",
     "timeline",
     "util",
     "wait",
+    "workflow",
 ]
 
 
@@ -170,7 +184,7 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("grainwise")
-    if name in ("errors", "exceptions", "runtime_env", "util"):
+    if name in ("errors", "exceptions", "flow", "runtime_env", "util"):
         return import_module(f".{name}", __name__)
     if name in ("actor", "remote_function", "runtime_context", "types"):  # Ray's modules, for `ray.actor.…`
         return import_module(f".as_ray.{name}", __name__)
