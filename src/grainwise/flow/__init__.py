@@ -1,0 +1,1 @@
+"""Typed tasks, workflows and reusable environments."""
