@@ -17,9 +17,11 @@ from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..calls import ActorOptions, MethodOptions
 from ..current import Options
+from ..needs import NOTHING, is_special
 from ..wire import control
 from ..wire.failures import known_error_wire, read_error
 from ..wire.tasks import (
+    ASK,
     CANCEL_REF,
     EACH,
     FIND_ACTOR,
@@ -36,7 +38,7 @@ from ..wire.tasks import (
     Call,
     TaskSpec,
 )
-from . import deadlocks
+from . import deadlocks, questions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
     elif kind == CANCEL_REF:
         from . import crash
 
-        crash.cancel(engine, engine.borders.refs[message[1]], force=message[2], recursive=message[3])
+        crash.cancel(engine, engine.borders.named(message[1]), force=message[2], recursive=message[3])
     elif kind == LEAVING:
         if handle.actor is not None:
             engine.actors.end_gracefully(handle.actor, message[1])
@@ -113,8 +115,10 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
         engine.actors.answer_find(handle, *message[1:])
     elif kind == KILL_ACTOR:
         engine.actors.kill_by_id(message[1], no_restart=message[2])
+    elif kind == ASK:
+        questions.answer(engine, handle, *message[1:])
     else:
-        raise AssertionError(f"unknown message {kind}")
+        engine.streams.on_message(handle, message)
 
 
 def _submit(
@@ -136,12 +140,14 @@ def _submit(
         args, nbytes = _arguments(engine, handle, wires)
         _create_actor(engine, handle, identities, function, astuple, args, nbytes, names)
         return
-    num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env = astuple
+    num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env, needs = astuple
     if isinstance(retry_exceptions, bytes):
         retry_exceptions = loads(retry_exceptions)
     options = Options(
-        num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env
+        num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env, needs
     )  # fmt: skip
+    if needs is not NOTHING and is_special(needs):
+        submissions.check_feasible(options)  # a group's bundles are known here only
     function = handle.taught.get(uid) or submissions.find(uid)
     if function is None:
         raise LookupError(f"task {task_name!r}: its function was dropped before a worker submitted it")
@@ -149,6 +155,8 @@ def _submit(
     args, nbytes = _arguments(engine, handle, wires)
     refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
+    if num_returns < 0:
+        refs = engine.streams.open_lent(spec, call, refs)
     batch = _note_child(handle, call, refs, parent)
     queued = submissions.submit_child(spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
@@ -168,7 +176,7 @@ def _arguments(engine: Engine, handle: WorkerHandle, wires: list[Any]) -> tuple[
         if wire.__class__ is not tuple:
             args.append(wire)
         elif wire[0] == REF_WIRE:
-            args.append(borders.refs[wire[1]])
+            args.append(borders.named(wire[1]))
         else:
             packed = borders.adopt(wire, handle)
             nbytes += packed.nbytes() if not packed.blobs else 256
@@ -218,6 +226,8 @@ def _submit_method(
     refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
     call.caller = handle.uid
+    if num_returns < 0:
+        refs = engine.streams.open_lent(spec, call, refs)
     batch = _note_child(handle, call, refs, parent)
     ref = engine.actors.enter(actor, spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
@@ -293,7 +303,7 @@ def _want(
     item: tuple[int, int] | None, is_main: bool, must_wait: bool,
 ) -> None:  # fmt: skip
     """A thread of a worker waits for refs; `item` is the task it belongs to, if it belongs to one."""
-    refs = [engine.borders.refs[identity] for identity in identities]
+    refs = [engine.borders.named(identity) for identity in identities]
     wait = Wait(handle, token, refs, count, item[0] if item and is_main else 0)
     wait.needs_all = must_wait
     if item is not None and is_main and handle.actor is None:
@@ -410,6 +420,11 @@ def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
         is_waiting = bool(handle.stack) or any(wait.is_foreign for wait in handle.waits.values())
         engine.actors.lend(handle.actor, is_waiting)
         return
+    if handle.lease is not None:
+        engine.reserved.waits(
+            handle, bool(handle.stack) or any(wait.is_foreign for wait in handle.waits.values())
+        )
+        return
     if handle.number not in engine.dispatcher.by_number:
         return
     is_running = any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values())
@@ -425,7 +440,7 @@ def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
 
 def offer(engine: Engine, handle: WorkerHandle) -> None:
     """Send a blocked worker un-started children of its own that it waits for, if there are any."""
-    if not handle.stack or not handle.can_take() or not handle.waits or handle.actor is not None:
+    if not handle.stack or not handle.can_take() or not handle.waits or handle.number < 0:
         return
     if any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values()):
         return
@@ -495,6 +510,7 @@ def _is_offerable(engine: Engine, ref: ObjectRef[Any]) -> bool:
     return (
         spec.__class__ is TaskSpec
         and spec.actor is None
+        and spec.needs is None
         and not call.wants
         and spec.num_returns == 1
         and bool(spec.max_retries)  # its death would have the task below run again, and submit it again

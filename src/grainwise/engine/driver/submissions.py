@@ -15,6 +15,8 @@ from time import perf_counter
 from ...errors import EngineClosedError, InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
 from ...objects.ref import FAILED, PACKED, ObjectRef
+from ..needs import NOTHING, is_special, normal
+from ..signatures import signature_of
 from ..wire.failures import pack_or_name
 from ..wire.tasks import Call, Function, TaskSpec, argument_name, function_identity
 
@@ -71,6 +73,8 @@ class Submissions:
         """
         spec = self.spec_of(function, options)
         engine = self.engine
+        signature = signature_of(function.function, options.name)
+        check = signature.check
 
         def ended(args: Any, kwargs: Any) -> Any:
             if again is None:
@@ -78,9 +82,10 @@ class Submissions:
             return again(*args, **kwargs) if again is not None else None
 
         def submit_any(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
             return ended(args, kwargs) if engine.is_closed else self._submit_call(spec, args, kwargs)
 
-        if options.num_returns != 1:
+        if options.num_returns != 1 or not signature.least <= 1 <= signature.most:
             return submit_any
         queue = spec.open
         append, wake, slow = queue.append, engine.wake, submit_any
@@ -127,9 +132,11 @@ class Submissions:
         """Refuse what can never run.
 
         Raises:
-            InfeasibleTaskError: it asks for more CPUs than there are.
+            InfeasibleTaskError: it asks for more than there is.
         """
-        if options.num_cpus > self.engine.settings.num_cpus:
+        if options.needs is not NOTHING and is_special(options.needs):
+            self.engine.reserved.check_feasible(options.num_cpus, options.needs, f"task {options.name!r}")
+        elif options.num_cpus > self.engine.settings.num_cpus:
             raise InfeasibleTaskError(
                 f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
                 f"{self.engine.settings.num_cpus:g}, which is what the engine has"
@@ -159,6 +166,9 @@ class Submissions:
         with self._lock:
             spec = self._specs.get(key)
             if spec is None:
+                needs = normal(options.needs) if is_special(options.needs) else None
+                if needs is not None:
+                    self.engine.dispatcher.is_reserving = True
                 self.engine.record.function(options.name).num_cpus = options.num_cpus
                 spec = self._specs[key] = TaskSpec(
                     function,
@@ -168,6 +178,7 @@ class Submissions:
                     retry_exceptions=options.retry_exceptions,
                     name=options.name,
                     batching=self.engine.settings.batching if options.batching is None else options.batching,
+                    needs=needs,
                 )
                 spec.environment = environment
             return spec
@@ -295,7 +306,9 @@ class Submissions:
         ref._state = spec
         spec.has_calls = True
         result: Any = ref
-        if spec.num_returns != 1:
+        if spec.num_returns < 0:
+            result = self.engine.streams.open(spec, ref, call)
+        elif spec.num_returns != 1:
             call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
             point_to(call.outs, spec, ref)
             result = list(call.outs) if call.outs else None
@@ -318,7 +331,7 @@ class Submissions:
             The ref to queue, or None if it waits for its arguments (or has failed with one of them).
         """
         spec.has_calls = True
-        if spec.num_returns == 1:
+        if spec.num_returns == 1 or spec.num_returns < 0:
             ref = refs[0]
         else:
             ref = _new_ref(ObjectRef)

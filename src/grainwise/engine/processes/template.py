@@ -33,6 +33,7 @@ MESSAGE = struct.Struct("<qqqq")
 FORK = 1  # uid, slot; with descriptors: socket, side socket, output, errors, crash file
 KILL = 2  # uid, signal
 CONTROL = 3  # with the control page's descriptor
+IMPORT = 4  # followed by so many bytes, the name of a module
 
 # To the driver.
 FORKED = 16  # uid, process id
@@ -217,6 +218,8 @@ class Template:
             self.control_page = fds[0]
         elif operation == FORK:
             self._fork(uid, value, fds)
+        elif operation == IMPORT:
+            _import_what_is_there([read_exactly(self.control, value).decode()])
         elif operation == KILL and uid in self.pids:
             self._kill(self.pids[uid], value)
         return True

@@ -29,10 +29,11 @@ class TemplateHandle:
         environment: whose workers it forks; None for those of the program's own.
         fd: of the control socket, -1 when that is closed.
         has_forked: it was asked for a worker; is_booted: it has said that it is ready.
+        warm: the modules that it was told to import.
     """
 
     __slots__ = (
-        "_control", "_error_fd", "_partial", "_pid", "environment", "fd", "has_forked", "is_booted",
+        "_control", "_error_fd", "_partial", "_pid", "environment", "fd", "has_forked", "is_booted", "warm",
     )  # fmt: skip
 
     def __init__(self, environment: Environment | None) -> None:
@@ -40,6 +41,7 @@ class TemplateHandle:
         self.fd = -1
         self.has_forked = False
         self.is_booted = False
+        self.warm: set[str] = set()
         self._control: socket.socket | None = None
         self._pid = 0
         self._error_fd = -1
@@ -59,6 +61,7 @@ class TemplateHandle:
         Raises:
             WorkerStartError: it can't be started; nothing is left open.
         """
+        self.warm = set(settings["modules"])
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._error_fd = anonymous_file("template")
         root = __file__.rsplit(os.sep + "grainwise" + os.sep, 1)[0]
@@ -108,6 +111,14 @@ class TemplateHandle:
             pass  # its end of file is on the way
         finally:
             self._control.setblocking(False)
+
+    def warm_up(self, modules: list[str]) -> None:
+        """Have it import what the program has imported since it was started."""
+        for module in modules:
+            if module not in self.warm:
+                self.warm.add(module)
+                name = module.encode()
+                self.send(template.MESSAGE.pack(template.IMPORT, 0, len(name), 0) + name, [])
 
     def read(self) -> tuple[list[tuple[int, int, int, int]], bool]:
         """Return its messages and whether it is still there."""
