@@ -44,7 +44,7 @@ KEPT_X_OPTIONS = ("utf8", "dev", "int_max_str_digits", "warn_default_encoding", 
 """Options that change what code does; those that print are the program's own."""
 WARM_MODULES = (
     "numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL",
-    "grainwise.flow.tasks.task", "grainwise.flow.running.elements",
+    "grainwise.flow.tasks.task", "grainwise.flow.mapping.elements",
 )  # fmt: skip
 """Imported by the template when the driver has them: then no worker has to."""
 STANDARD_FINDERS = (

@@ -8,8 +8,8 @@ from typing import Any, Optional
 
 from ..errors import CallError
 from ..graph.tracing import current_graph, trace_call
-from ..running.budget import Concurrency
-from ..running.elements import least_successes
+from ..mapping.budget import Concurrency
+from ..mapping.elements import least_successes
 from ..types.hints import PythonInterface
 from ..types.signature import REQUIRED, Input, Interface
 from .dynamic import Dynamic
@@ -110,7 +110,7 @@ class MapTask:
         graph = current_graph()
         if graph is not None:
             return trace_call(graph, self, args, kwargs)
-        from ..running.map_start import run_map
+        from ..mapping.start import run_map
 
         return run_map(self, self.interface.check_call(args, kwargs))
 
@@ -153,7 +153,7 @@ def _unwrap(target: Any) -> tuple[Any, dict[str, Any]]:
             raise ValueError("map_task(partial(...)) expected arguments by name, got them by position")
         bound = {**target.keywords, **bound}
         target = target.func
-    from .elements_of_plans import PlanTarget
+    from ..mapping.plans import PlanTarget
 
     if hasattr(target, "kind") and target.kind == "workflow" and hasattr(target, "fixed_inputs"):
         return PlanTarget(target), bound

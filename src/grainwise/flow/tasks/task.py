@@ -115,7 +115,7 @@ class Task(Generic[P, R]):
         values = interface.check_call(args, kwargs)
         if self._is_plain:
             return interface.check_result((self.stand_in or self.task_function)(**values))
-        from ..running.here import call_with_options
+        from ..lanes.here import call_with_options
 
         return call_with_options(self, values)
 
