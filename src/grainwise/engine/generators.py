@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
     T_co = TypeVar("T_co", covariant=True)
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 
         def wait(self, ref: ObjectRef[Any], timeout_s: float | None) -> bool:
             """Wait for the next value; false on a timeout."""
+            ...
+
+        def later(self, ref: ObjectRef[Any]) -> Future[Any]:
+            """Return a future that is done when the next value has come."""
             ...
 
         def look(self, ref: ObjectRef[Any]) -> None:
@@ -146,7 +151,7 @@ class ObjectRefGenerator(Typed["T_co"]):
     def is_finished(self) -> bool:
         """Say whether the task has ended and all refs were taken: `next` would raise StopIteration."""
         ref = self._look()
-        return ref is None or (ref._state.__class__ is int and ref._value is END)
+        return ref is None or ref._value is END
 
     def send(self, value: object) -> NoReturn:
         """Refuse: nothing can be sent to a task that runs."""
@@ -195,12 +200,13 @@ class ObjectRefGenerator(Typed["T_co"]):
         """Do the same in a coroutine."""
         import asyncio
 
+        source = self._source
         while True:
-            ref = self._source.peek()
+            ref = source.peek()
             if ref is None:
                 raise StopAsyncIteration
             if ref._state.__class__ is not int:
-                future = asyncio.wrap_future(ref.future())
+                future = asyncio.wrap_future(source.later(ref))
                 future.add_done_callback(_read_error)
                 await asyncio.wait([future], timeout=timeout_s)
                 if ref._state.__class__ is not int:
@@ -222,14 +228,14 @@ class ObjectRefGenerator(Typed["T_co"]):
     def _pop(self, ref: ObjectRef[Any]) -> bool:
         """Take a ref; false if it was the end, or another thread was quicker."""
         source = self._source
+        if ref._value is END:
+            return False
         try:
             popped = source.refs.popleft()
         except IndexError:
             return False
         if popped is not ref:
             source.refs.appendleft(popped)
-            return False
-        if ref._value is END:
             return False
         if source.limit:
             source.took()

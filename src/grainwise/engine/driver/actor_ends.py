@@ -257,7 +257,7 @@ class ActorEnds:
         """Cancel a call: one that has not begun never runs, of a running one nobody hears any more.
 
         A call on a thread is not interrupted, because the object must stay whole; what it has submitted is
-        cancelled. On an event loop its coroutine is, and its result says so.
+        cancelled. On an event loop its coroutine is, and its result says so. A generator ends at a `yield`.
         """
         actor, call = ref._state.actor, ref._value
         error = TaskCancelledError(task_name=ref._state.name)
@@ -272,10 +272,13 @@ class ActorEnds:
                 self.engine.dispatcher.post(handle, (CANCEL_CALL, batch.seq, index))
                 if actor.options.is_async:
                     return
-            elif not self._take_back(handle, batches[number + 1 :], batch, index) and recursive:
-                batch.cancelled.add(index)
-                for child in list((batch.children or {}).get(index, ())):
-                    crash.cancel(self.engine, child, force=False, recursive=True)
+            elif not self._take_back(handle, batches[number + 1 :], batch, index):
+                if ref._state.num_returns < 0:
+                    self.engine.streams.ask_to_close(handle, batch.seq, index)
+                if recursive:
+                    batch.cancelled.add(index)
+                    for child in list((batch.children or {}).get(index, ())):
+                        crash.cancel(self.engine, child, force=False, recursive=True)
             break
         self.engine.results.fail(ref, error)
         if call.__class__ is Call:

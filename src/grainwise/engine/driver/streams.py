@@ -25,6 +25,7 @@ from . import nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from typing import Any
 
     from ..processes.pool import WorkerHandle
@@ -122,9 +123,11 @@ class Outlet:
         stream = self._stream
         while True:
             try:
-                return self.refs[0]
+                ref = self.refs[0]
             except IndexError:
                 pass
+            else:
+                return None if ref._value is END else ref
             with stream.engine.turn:
                 if not self.refs:
                     if stream.is_over:
@@ -134,6 +137,10 @@ class Outlet:
     def wait(self, ref: ObjectRef[Any], timeout_s: float | None) -> bool:
         """Wait for the next value; false on a timeout."""
         return self._stream.engine.wait_until(lambda: ref._state.__class__ is int, timeout_s)
+
+    def later(self, ref: ObjectRef[Any]) -> Future[Any]:
+        """Return a future that is done when the next value has come."""
+        return ref.future()
 
     def look(self, ref: ObjectRef[Any]) -> None:
         """Read what has arrived."""

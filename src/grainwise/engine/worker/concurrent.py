@@ -16,6 +16,7 @@ from time import perf_counter
 
 from ...objects.codec import ERROR_WIRE, Packed, is_atom
 from ..calls import limit_of
+from ..generators import is_generator_function
 from ..wire.failures import error_wire, pack_or_name
 from ..wire.tasks import DONE, MULTI_WIRE, SHORT_WIRE, STREAM_WIRE
 from . import yielding
@@ -138,12 +139,16 @@ class Concurrent:
             self._worker.leave(None)
         if item.num_returns < 0:
             return yielding.run(self._flow(item), value)
-        if value.__class__ is yielding.GENERATOR:
+        if value.__class__ is yielding.GENERATOR and self._is_split(item):
             return self._pack_first(item, value)
         if item.num_returns == 1:
             return self._pack_one(item, value, "result")
         values = self._worker.inside.split_results(value, item.num_returns, item.name)
         return (MULTI_WIRE, [self._pack_one(item, v, f"result {i}") for i, v in enumerate(values)])
+
+    def _is_split(self, item: Item) -> bool:
+        """Say whether the values of a generator are the results of a call, and not the generator its result."""
+        return item.num_returns != 1 or is_generator_function(self._worker.acting.method(item.method))
 
     def _pack_first(self, item: Item, generator: Any) -> Any:
         """Return the wire of as many values of a generator as there are results."""
@@ -335,7 +340,8 @@ class OnLoop(Concurrent):
                         flow.flush()
                         flow.resume(await flow.ask(number))
         except yielding.ClosedError:
-            pass
+            if item.is_cancelled:
+                return self._cancelled(item)
         finally:
             await values.aclose()
         return (STREAM_WIRE, number)
