@@ -1,4 +1,4 @@
-"""Generators: streams of refs, their ends, back-pressure, consumers everywhere, and what is left of dropped ones."""
+"""Generators: streams of refs, their ends, back-pressure, consumers everywhere, what dropped ones leave."""
 
 from __future__ import annotations
 
@@ -287,10 +287,11 @@ def test_an_argument_that_failed_fails_the_stream() -> None:
 
 def test_a_generator_cannot_be_passed_or_sent_to() -> None:
     generator = count.remote(2)
+    untyped: Any = generator
     with pytest.raises(TypeError, match="not allowed"):
         pickle.dumps(generator)
     with pytest.raises(TypeError, match="not allowed"):
-        increment.remote(generator)  # pyright: ignore
+        increment.remote(untyped)
     with pytest.raises(TypeError, match="not allowed"):
         ray.put([generator])
     for refuse in (lambda: generator.send(1), lambda: generator.throw(ValueError()), generator.close):
@@ -299,7 +300,6 @@ def test_a_generator_cannot_be_passed_or_sent_to() -> None:
     for coroutine in (generator.asend(1), generator.athrow(ValueError()), generator.aclose()):
         with pytest.raises(NotImplementedError, match="not supported"):
             asyncio.run(coroutine)
-    untyped: Any = generator
     assert ray.get(untyped) is generator
     with pytest.raises(TypeError, match="got ObjectRefGenerator at position 0"):
         ray.get([untyped])
@@ -317,8 +317,8 @@ def test_options_are_checked() -> None:
         plain.options(num_returns="many")
     with pytest.raises(ValueError, match="_generator_backpressure_num_objects=0 is not allowed"):
         count.options(_generator_backpressure_num_objects=0)
+    untyped: Any = count
     with pytest.raises(TypeError, match="expected an int, got str"):
-        untyped: Any = count
         untyped.options(_generator_backpressure_num_objects="x")
     assert values(count.options(_generator_backpressure_num_objects=-1).remote(2)) == [0, 1]
     assert ray.get(plain.options(_generator_backpressure_num_objects=1).remote(1)) == 2
@@ -513,7 +513,7 @@ def test_threads_share_a_generator() -> None:
         thread.start()
     for thread in threads:
         thread.join(LIMIT_S)
-    assert sorted(sum(found, [])) == list(range(2000))
+    assert sorted(value for mine in found for value in mine) == list(range(2000))
 
 
 # -- consumers and producers inside tasks ------------------------------------------------------------------
@@ -833,7 +833,7 @@ def test_cancelling_by_force() -> None:
         while True:
             try:
                 yield 1
-            except BaseException:  # noqa: PERF203
+            except BaseException:
                 pass
 
     generator = endless.remote()
@@ -937,4 +937,3 @@ def test_the_end_of_the_session_ends_streams() -> None:
     with pytest.raises(EngineClosedError):
         ray.get(found[-1])
     assert generator.is_finished()
-

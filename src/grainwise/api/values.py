@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import GrainwiseError
 from ..engine.generators import ObjectRefGenerator
+from ..errors import GrainwiseError
 from ..objects.ref import READY, ObjectRef
 from .session import engine
 

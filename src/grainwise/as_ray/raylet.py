@@ -1,4 +1,4 @@
-"""What stands for `ray._raylet`: where programs import the classes of refs and generators from, for their types."""
+"""What stands for `ray._raylet`, from where programs import the classes of refs and generators."""
 
 from __future__ import annotations
 

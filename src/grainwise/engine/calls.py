@@ -28,7 +28,7 @@ def limit_of(num_returns: int) -> int:
 
 
 def num_refs(num_returns: int) -> int:
-    """Return how many refs a worker must name for a call: that of its end, and of its stream, for a generator."""
+    """Return how many refs a worker must name for a call: those of its end and its stream for a generator."""
     if num_returns < 0:
         return 1 if num_returns == DYNAMIC else 2
     return max(1, num_returns)

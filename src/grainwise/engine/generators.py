@@ -34,12 +34,15 @@ if TYPE_CHECKING:
         Attributes:
             refs: those that are there; the last ones may be of values that are still to come.
             limit: how many values may wait before the producer does, 0 for any number.
-            completed: the ref that is resolved when the producer ends.
         """
 
         refs: deque[ObjectRef[Any]]
         limit: int
-        completed: ObjectRef[Any]
+
+        @property
+        def completed(self) -> ObjectRef[Any]:
+            """The ref that is resolved when the producer ends."""
+            ...
 
         def peek(self) -> ObjectRef[Any] | None:
             """Return the next ref, made in advance if need be; None if there are no more."""
@@ -138,8 +141,8 @@ class ObjectRefGenerator(Typed["T_co"]):
     def completed(self) -> ObjectRef[None]:
         """Return a ref that is resolved, with None, when the task has ended.
 
-        It holds the error if the task did not end by itself: if its worker died, or it was cancelled. What the
-        generator raised is what the last of its refs holds.
+        It holds the error if the task did not end by itself: if its worker died, or it was cancelled. What
+        the generator raised is what the last of its refs holds.
         """
         return self._source.completed
 
@@ -182,7 +185,7 @@ class ObjectRefGenerator(Typed["T_co"]):
         return self._source.completed
 
     def _peek(self) -> ObjectRef[Any] | None:
-        """Return the ref that `next` would give, perhaps of a value that is still to come; None for no more."""
+        """Return the ref that `next` would give, perhaps of a value still to come; None for no more."""
         return self._source.peek()
 
     def _look(self) -> ObjectRef[Any] | None:

@@ -63,7 +63,8 @@ class Reader:
 
     @ray.method(num_returns="streaming")
     def pages(self, n):
-        yield from range(n)
+        for i in range(n):
+            yield i * 1
 
 
 async def consume():

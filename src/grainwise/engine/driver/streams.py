@@ -56,8 +56,8 @@ class Stream:
     """
 
     __slots__ = (
-        "asked", "engine", "is_awaited", "is_dropped", "is_over", "limit", "num_received", "num_taken", "pause",
-        "ref", "refs", "spec",
+        "asked", "engine", "is_awaited", "is_dropped", "is_over", "limit", "num_received", "num_taken",
+        "pause", "ref", "refs", "spec",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, spec: TaskSpec, ref: ObjectRef[Any]) -> None:
@@ -181,9 +181,7 @@ class Streams:
         stream = call.stream = Stream(self.engine, spec, ref)
         return ref if spec.num_returns == DYNAMIC else ObjectRefGenerator(Outlet(stream))
 
-    def open_lent(
-        self, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]
-    ) -> list[ObjectRef[Any]]:
+    def open_lent(self, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
         """Open the stream of a call that a worker has submitted.
 
         Args:
@@ -253,9 +251,9 @@ class Streams:
             from ...exceptions import StreamingGeneratorReplayInconsistentError
 
             error = StreamingGeneratorReplayInconsistentError(
-                f"generator {stream.spec.name!r} ran again and yielded {count} values - expected at least the "
-                f"{stream.num_received} that its first run had yielded - it must yield the same each time, or "
-                f"have max_retries=0"
+                f"generator {stream.spec.name!r} ran again and yielded {count} values - expected at least "
+                f"the {stream.num_received} that it had yielded before - it must yield the same each time, "
+                f"or have max_retries=0"
             )
         self.close(stream, error)
         self._settle(ref, stream)
@@ -271,7 +269,7 @@ class Streams:
 
     def _settle(self, ref: ObjectRef[Any], stream: Stream) -> None:
         if stream.spec.num_returns == DYNAMIC:
-            value = DynamicObjectRefGenerator(stream.refs)
+            value: DynamicObjectRefGenerator[Any] = DynamicObjectRefGenerator(stream.refs)
             ref._value, ref._state = pack(value, self.engine.store), PACKED
         else:
             ref._value, ref._state = None, READY

@@ -147,7 +147,7 @@ class Concurrent:
         return (MULTI_WIRE, [self._pack_one(item, v, f"result {i}") for i, v in enumerate(values)])
 
     def _is_split(self, item: Item) -> bool:
-        """Say whether the values of a generator are the results of a call, and not the generator its result."""
+        """Say whether what a generator yields are the results of a call, not the generator itself."""
         return item.num_returns != 1 or is_generator_function(self._worker.acting.method(item.method))
 
     def _pack_first(self, item: Item, generator: Any) -> Any:
@@ -328,7 +328,8 @@ class OnLoop(Concurrent):
         number = 0
         due = 0.0
         flow = self._flow(item)
-        values = value if hasattr(value, "__anext__") else _ceding(yielding.iterator_of(value, item.name))
+        is_async = hasattr(value, "__anext__")
+        values: Any = value if is_async else _ceding(yielding.iterator_of(value, item.name))
         try:
             with flow:
                 async for each in values:

@@ -28,16 +28,21 @@ MOST_AT_ONCE = 512
 class Inlet:
     """See the module docstring; `generators.Source`. Dropping it tells the driver, as the end of a loan."""
 
-    __slots__ = ("_ask_for", "_inside", "_num_taken", "_ref", "completed", "limit", "refs")
+    __slots__ = ("_ask_for", "_completed", "_inside", "_num_taken", "_ref", "limit", "refs")
 
     def __init__(self, inside: Submitting, refs: list[BorrowedRef], limit: int) -> None:
         self._inside: Inside = inside  # type: ignore[assignment]  # what is submitted has an engine to wait with
-        self.completed: ObjectRef[Any] = refs[0]
+        self._completed = refs[0]
         self._ref = refs[1]
         self.limit = limit
         self.refs: deque[ObjectRef[Any]] = deque()
         self._ask_for = 1
         self._num_taken = 0
+
+    @property
+    def completed(self) -> ObjectRef[Any]:
+        """The ref of the call."""
+        return self._completed
 
     def peek(self) -> ObjectRef[Any] | None:
         """Return the next ref, made in advance if need be; None if there are no more."""
@@ -55,7 +60,8 @@ class Inlet:
 
     def later(self, ref: ObjectRef[Any]) -> Future[Any]:
         """Return a future that is done when the next value has come; takes along what else is there."""
-        return self._inside.future_of_any(ref, self._missing())
+        future: Future[Any] = self._inside.future_of_any(ref, self._missing())
+        return future
 
     def _missing(self) -> dict[int, ObjectRef[Any]]:
         return {each._id: each for each in list(self.refs) if each._state.__class__ is not int}

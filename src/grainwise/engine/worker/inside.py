@@ -129,7 +129,7 @@ class Inside(Submitting):
         return self.future_of_any(ref, {ref._id: ref} if ref._state.__class__ is not int else {})
 
     def future_of_any(self, ref: ObjectRef[Any], missing: dict[int, ObjectRef[Any]]) -> Any:
-        """Return a future of a ref, which comes first of some; what else is there by then is resolved, too."""
+        """Return a future of a ref, the first of some; what else is there by then is resolved, too."""
         from concurrent.futures import Future
 
         result: Any = Future()

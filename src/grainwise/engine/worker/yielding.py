@@ -1,8 +1,8 @@
 """Generators: what they yield leaves as it comes, while they go on.
 
-    for value in f(...)  ──► Flow.values ──► YIELDED frames      sent: the first at once; then those of some
-         main thread, a          ▲                               100 us together; by the reporter thread what a
-         thread, a loop          └── `ship`, under the send lock slow generator leaves behind; all at its end
+    for value in f(...)  ──► Flow.values ──► YIELDED frames     sent: the first one at once; then those of
+         main thread, a          ▲                              some 100 us together; what a slow generator
+         thread, a loop          └── `ship`                     leaves, by the reporter; all at its end
 
 To the rest of the worker a generator is a value that takes long to pack: what is called returns at once, and
 what packs its result runs it. So all that holds for items holds here: who is to blame for a death, how it is
