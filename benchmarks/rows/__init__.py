@@ -1,7 +1,7 @@
 """The rows: one module each, found by id.
 
-A new row is a module with a `ROW` and one line here. F14-F16 (actors) and F17-F19 (flow)
-have their places in this order when the parts they measure exist; F12 is the simulator's (`tests/policy`).
+A new row is a module with a `ROW` and one line here. F17-F19 (flow) have their places in this order when the
+parts they measure exist; F12 is the simulator's (`tests/policy`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ ROWS = {
     "F11": "f11_dependent_tasks",
     "F13a": "f13a_convolution",
     "F13b": "f13b_fitted_model",
+    "F14": "f14_actor_calls",
+    "F15": "f15_actor_start",
+    "F16": "f16_prefix_counts",
     "SK1": "sk1_grid_search",
 }
 

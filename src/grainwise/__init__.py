@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
     from . import exceptions as exceptions
+    from . import runtime_env as runtime_env
     from . import util as util
     from .adapters.dask_scheduler import dask_get as dask_get
     from .adapters.futures.executor import Executor as Executor
@@ -126,6 +127,7 @@ __all__ = [
     "register_joblib",
     "remote",
     "report",
+    "runtime_env",
     "shutdown",
     "starmap",
     "timeline",
@@ -141,7 +143,7 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("grainwise")
-    if name in ("errors", "exceptions", "util"):
+    if name in ("errors", "exceptions", "runtime_env", "util"):
         return import_module(f".{name}", __name__)
     where = _WHERE.get(name)
     if where is None:

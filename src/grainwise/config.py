@@ -6,6 +6,8 @@
 | `object_store_memory_bytes` | `object_store_memory` | `GRAINWISE_OBJECT_STORE_MEMORY` | 30 % of the memory |
 | `spill_directory` | `spill_dir` | `GRAINWISE_SPILL_DIR` | the temp folder; "off" turns spilling off |
 | `batching` | `batching` | `GRAINWISE_BATCHING` | "auto" |
+| `cache_directory` | - | `GRAINWISE_CACHE_DIR` | the user's cache folder, `~/.cache/grainwise` |
+| `environment_ttl_s` | - | `GRAINWISE_ENVIRONMENT_TTL_S` | 300 |
 | `take_back` | - | `GRAINWISE_TAKE_BACK` | "barriers" where the kernel has them, else "locks" |
 | `threads_per_worker` | - | `GRAINWISE_THREADS_PER_WORKER` | 1 |
 | `report` | `report` | `GRAINWISE_REPORT` | false |
@@ -34,6 +36,8 @@ class Settings:
         object_store_memory_bytes: what large objects may fill in shared memory before they spill.
         spill_directory: folder for what does not fit, None to raise `ObjectStoreFullError` instead.
         batching: tasks per batch, 0 for as many as is good; a task's own option goes first.
+        cache_directory: folder for what is kept from one program to the next: environments.
+        environment_ttl_s: so long the processes of a runtime environment that nobody uses stay, in seconds.
         take_back: how driver and workers agree on who runs what: "barriers" (locks where there are none) or
             "locks".
         threads_per_worker: limit for the thread pools of native libraries (BLAS, OpenMP) in each worker.
@@ -43,11 +47,14 @@ class Settings:
     """
 
     __slots__ = (
-        "batching", "log_to_driver", "num_cpus", "object_store_memory_bytes", "report", "spill_directory",
-        "tag_output", "take_back", "threads_per_worker",
+        "batching", "cache_directory", "environment_ttl_s", "log_to_driver", "num_cpus",
+        "object_store_memory_bytes", "report", "spill_directory", "tag_output", "take_back",
+        "threads_per_worker",
     )  # fmt: skip
 
     batching: int
+    cache_directory: str
+    environment_ttl_s: float
     log_to_driver: bool
     num_cpus: float
     object_store_memory_bytes: int
@@ -106,6 +113,8 @@ def resolve(
         size = check_batching("GRAINWISE_BATCHING", os.environ.get("GRAINWISE_BATCHING") or "auto")
     return Settings(
         batching=size,
+        cache_directory=_cache_directory(),
+        environment_ttl_s=_ttl_s(),
         log_to_driver=_flag("log_to_driver", log_to_driver),
         num_cpus=cpus,
         object_store_memory_bytes=int(store),
@@ -189,6 +198,24 @@ def _spill_directory(argument: str | None) -> str | None:
     if not os.path.isdir(path):
         raise ValueError(f"{_source('spill_dir', argument)} expected an existing folder, got {path!r}")
     return path
+
+
+def _cache_directory() -> str:
+    """Return the user's cache folder for us; it need not exist."""
+    chosen = os.environ.get("GRAINWISE_CACHE_DIR")
+    if chosen:
+        return os.path.abspath(os.path.expanduser(chosen))
+    import sys
+
+    where = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return os.path.join(os.path.abspath(os.path.expanduser(where)), "grainwise")
+
+
+def _ttl_s() -> float:
+    seconds = _number("environment_ttl_s", None, "GRAINWISE_ENVIRONMENT_TTL_S")
+    if seconds is not None and seconds < 0:
+        raise ValueError(f"GRAINWISE_ENVIRONMENT_TTL_S must be at least 0, got {seconds:g}")
+    return 300.0 if seconds is None else seconds
 
 
 def available_cpus() -> int:

@@ -3,7 +3,7 @@
     RayError                              is GrainwiseError
     ├── RayTaskError                      is TaskError: also an instance of what the task raised
     ├── TaskCancelledError, WorkerCrashedError, GetTimeoutError (· TimeoutError), ObjectStoreFullError,
-    │   OutOfDiskError                    the same classes
+    │   OutOfDiskError, RuntimeEnvSetupError   the same classes
     ├── TaskUnschedulableError            is InfeasibleTaskError (· ValueError)
     ├── ObjectLostError                   the same class
     │   ├── ObjectFetchTimedOutError, ObjectFreedError, ObjectReconstructionFailedError, OwnerDiedError
@@ -32,6 +32,7 @@ from .errors import (
     ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
     WorkerCrashedError,
 )
@@ -82,10 +83,6 @@ class PendingCallsLimitExceeded(_Worded):
 
 class OutOfMemoryError(_Worded):
     """The worker was stopped because memory ran out."""
-
-
-class RuntimeEnvSetupError(_Worded):
-    """The runtime environment could not be set up."""
 
 
 class TaskPlacementGroupRemoved(_Worded):

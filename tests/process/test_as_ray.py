@@ -222,7 +222,7 @@ assert not ray.is_initialized()
         ('"ray://head:10001"', "NotImplementedError", "asks for a running cluster"),
         ("num_gpus=1", "NotImplementedError", "num_gpus=1"),
         ('resources={"a": 1}', "NotImplementedError", "resources="),
-        ('runtime_env={"pip": ["x"]}', "NotImplementedError", "with pip"),
+        ('runtime_env={"conda": "x"}', "NotImplementedError", "conda"),
         ("namespace=3", "TypeError", "namespace"),
         ("no_such=3", "TypeError", "no_such"),
     ],

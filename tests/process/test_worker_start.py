@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import grainwise as ray
+from grainwise.engine.processes import pool
 from grainwise.errors import WorkerStartError
 from tests.leaks import run_script
 
@@ -255,3 +256,21 @@ def test_the_programs_signal_settings_do_not_matter(tmp_path: Path) -> None:
     finally:
         for number, handler in zip(numbers, previous):
             signal.signal(number, handler)
+
+
+def test_what_the_program_imports_later_new_workers_find_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Witness:
+        def knows(self, module: str) -> bool:
+            return module in sys.modules
+
+    monkeypatch.setattr(pool, "WARM_MODULES", ("this_is_no_module", "quopri"))
+    monkeypatch.delitem(sys.modules, "quopri", raising=False)
+    ray.init(num_cpus=1)
+    before = ray.remote(Witness).remote()
+    assert not ray.get(before.knows.remote("quopri"))
+    import quopri
+
+    monkeypatch.setitem(sys.modules, "this_is_no_module", quopri)
+    after = ray.remote(Witness).remote()
+    assert ray.get(after.knows.remote("quopri"))
+    assert not ray.get(before.knows.remote("quopri"))

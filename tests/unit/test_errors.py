@@ -45,6 +45,7 @@ OWN = [
     errors.WorkerCrashedError(task_name="t", pid=4, signal=11, detail="last words"),
     errors.WorkerCrashedError(task_name="t", pid=4, exit_code=3),
     errors.WorkerStartError(detail="ImportError: no module"),
+    errors.RuntimeEnvSetupError("no such package"),
     errors.TaskCancelledError(task_name="t"),
     errors.TaskTimeoutError(task_name="t", timeout_s=2.0),
     errors.GetTimeoutError("no result after 3 s"),

@@ -96,7 +96,7 @@ def new_ref() -> Any:
         ("batching", True, TypeError, 'option batching expected "auto", "off" or an int, got bool'),
         ("num_gpu", 1, TypeError, "unknown option 'num_gpu' - expected one of batching, max_retries, name"),
         ("num_gpus", 1, NotImplementedError, "option num_gpus=1 is not offered yet - expected none"),
-        ("runtime_env", {"pip": ["x"]}, NotImplementedError, "is not offered yet"),
+        ("runtime_env", {"conda": "x"}, NotImplementedError, "is not offered"),
         ("max_calls", "1", TypeError, "option max_calls expected an int, got str"),
     ],
 )
@@ -125,16 +125,16 @@ def test_options_are_changed_one_by_one(engine: FakeEngine) -> None:
     base.options(num_cpus=None).remote(1)  # None is "as it was"
     kinds = (ValueError, OSError)
     assert [call[1] for call in engine.calls] == [
-        (2.0, 1, -1, kinds, "mine", None),
-        (0.0, 1, -1, kinds, "mine", None),
-        (0.0, 3, -1, kinds, "other", None),
-        (2.0, 1, -1, kinds, "mine", None),
+        (2.0, 1, -1, kinds, "mine", None, ""),
+        (0.0, 1, -1, kinds, "mine", None, ""),
+        (0.0, 3, -1, kinds, "other", None, ""),
+        (2.0, 1, -1, kinds, "mine", None, ""),
     ]
 
 
 def test_defaults(engine: FakeEngine) -> None:
     remote(double).remote(1)
-    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None))]
+    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None, ""))]
 
 
 # -- what can be decorated -----------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_a_remote_function_travels_with_its_options(engine: FakeEngine, dumps: A
     again = pickle.loads(dumps(made))
     assert again._exportable.identify() == made._exportable.identify()
     again.remote(3)
-    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None))]
+    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None, ""))]
 
 
 def test_the_bound_call_is_the_engine_s_own(engine: FakeEngine) -> None:

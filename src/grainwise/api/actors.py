@@ -32,7 +32,7 @@ else:
 
 ACTOR_OPTIONS = (
     "concurrency_groups", "get_if_exists", "lifetime", "max_concurrency", "max_restarts", "max_task_retries",
-    "name", "namespace", "num_cpus",
+    "name", "namespace", "num_cpus", "runtime_env",
 )  # fmt: skip
 METHOD_OPTIONS = (
     "_generator_backpressure_num_objects", "concurrency_group", "max_task_retries", "name", "num_returns",
@@ -334,6 +334,7 @@ def _actor_options(cls: Any, class_name: str, given: dict[str, Any]) -> ActorOpt
         tuple(groups.items()),
         is_async,
         (class_name, given.get("max_task_retries") or 0, methods),
+        given.get("runtime_env") or "",
     )
 
 
@@ -390,6 +391,7 @@ def check_actor_options(options: dict[str, Any]) -> dict[str, Any]:
         "max_task_retries": _check_count,
         "max_concurrency": _check_positive,
         "concurrency_groups": _check_groups,
+        "runtime_env": _check_runtime_env,
     }
     checked = _check("actor", options, checks)
     if checked.get("get_if_exists") and not checked.get("name"):
@@ -471,6 +473,12 @@ def _check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"option {name} expected a bool, got {type(value).__name__}")
     return value
+
+
+def _check_runtime_env(name: str, value: Any) -> str:
+    from .tasks import check_runtime_env
+
+    return check_runtime_env(value)
 
 
 def _check_lifetime(name: str, value: Any) -> str:

@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..runtime_env import RuntimeEnv
+
 JOB_ID = "01000000"
 ADDRESS = "127.0.0.1"
 """Nothing of ours can be reached from elsewhere."""
@@ -112,13 +114,20 @@ class RuntimeContext:
         return {"ray.io/node-id": node_id()}
 
     def get_runtime_env_string(self) -> str:
-        """Return the runtime environment as JSON: an empty one."""
-        return "{}"
+        """Return the runtime environment of this task, or of the session, as JSON; "{}" for none."""
+        inside = _inside()
+        if inside is not None:
+            return str(inside.settings.get("runtime_env") or "{}")
+        running: Any = current.current()
+        own = None if running is None else running.environments.own
+        return "{}" if own is None else str(own.text)
 
     @property
-    def runtime_env(self) -> dict[str, Any]:
-        """The runtime environment: an empty one."""
-        return {}
+    def runtime_env(self) -> RuntimeEnv:
+        """The runtime environment of this task, or of the session: what has been said, paths made absolute."""
+        from ..runtime_env import RuntimeEnv
+
+        return RuntimeEnv.deserialize(self.get_runtime_env_string())
 
     @property
     def namespace(self) -> str:

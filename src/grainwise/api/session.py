@@ -75,7 +75,8 @@ def init(
         ignore_reinit_error: do nothing if the engine is running already.
         num_gpus: none, so far.
         resources: none, so far.
-        runtime_env: none, so far: workers have the program's interpreter, packages, folder and variables.
+        runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`, `pip`
+            or `uv`, ...; what their own option says is added. It is made when the first task needs it.
         namespace: what `get_runtime_context().namespace` says.
         local_mode: warns: tasks run in workers all the same.
         labels: no effect.
@@ -112,16 +113,20 @@ def init(
         settings = resolve(
             num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report
         )
-        if address or num_gpus or resources or runtime_env or namespace is not None or local_mode:
+        if address or num_gpus or resources or namespace is not None or local_mode:
             check_init(
                 address,
                 num_gpus=num_gpus,
                 resources=resources,
-                runtime_env=runtime_env,
                 namespace=namespace,
                 local_mode=local_mode,
             )
-        _start(settings)
+        environment = ""
+        if runtime_env is not None:
+            from ..engine.environments.spec import canonical
+
+            environment = canonical(runtime_env, "init")
+        _start(settings, environment)
     global namespace_in_use
     namespace_in_use = namespace or ""
     return SessionContext()
@@ -179,7 +184,7 @@ def engine() -> EngineLike:
         return _start(resolve())
 
 
-def _start(settings: Any) -> EngineLike:
+def _start(settings: Any, runtime_env: str = "") -> EngineLike:
     from ..engine.driver.turn import Deferral
     from ..engine.processes.pool import open_pool
 
@@ -188,7 +193,7 @@ def _start(settings: Any) -> EngineLike:
         from ..engine.driver.engine import Engine  # while the template boots
 
         try:
-            started = Engine(settings, pool)
+            started = Engine(settings, pool, runtime_env)
         except BaseException:  # such as: no descriptors left
             pool.end_processes()
             pool.close()

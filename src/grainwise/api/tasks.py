@@ -39,7 +39,9 @@ else:  # last, so that linters take this `overload` for the one in effect
         """Makes `RemoteFunction` generic: in its parameters, its result, and what `.remote()` returns."""
 
 
-_OPTIONS = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+_OPTIONS = (
+    "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
+)  # fmt: skip
 LIMIT = "_generator_backpressure_num_objects"
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
@@ -282,6 +284,7 @@ def remote(*args: Any, **options: Any) -> Any:
             get_if_exists: take the actor of this name if there is one, default False.
             max_restarts: how often it is made again when its process dies, default 0, -1 for no limit.
             max_task_retries: runs of a call beyond the first when that happens, default 0, -1 for no limit.
+            runtime_env: as of a function.
             max_concurrency: calls that run at once: on threads, default 1; with `async def` methods on one
                 event loop, default 1000.
             concurrency_groups: names of groups of methods, and how many calls of each run at once.
@@ -295,6 +298,8 @@ def remote(*args: Any, **options: Any) -> Any:
             retry_exceptions: True, or exception classes, to run again after such an error as well (at most
                 `max_retries` times in all); default False.
             name: how messages call the task; default the function's qualified name.
+            runtime_env: variables, folder and packages of its processes: a dict with `env_vars`,
+                `working_dir`, `py_modules`, `pip` or `uv`, ...; it adds to what the caller has.
             batching: "auto" (default) sizes batches by measured cost; "off" sends each task by itself, to a
                 worker that is free; a number sends batches of so many. Rarely worth setting.
 
@@ -351,6 +356,7 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
         "retry_exceptions": check_retry_exceptions,
         "name": _check_name,
         "batching": _check_batching,
+        "runtime_env": check_runtime_env,
     }
     values: dict[str, Any] = dict(zip(checks, start.astuple()))
     limit = check_limit(changes.get(LIMIT), values["num_returns"])
@@ -435,6 +441,13 @@ def check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]
     raise TypeError(
         f"option retry_exceptions expected a bool or a list of exception classes, got {value!r:.200}"
     )
+
+
+def check_runtime_env(value: Any) -> str:
+    """Return the canonical text of a runtime environment."""
+    from ..engine.environments.spec import canonical
+
+    return canonical(value, "option")
 
 
 def _check_name(value: Any) -> str:

@@ -48,11 +48,12 @@ class ActorOptions:
         groups: (name, calls that may run at once) of each concurrency group.
         is_async: it has `async def` methods: all of them run on one event loop.
         description: what a handle is made from, see `api.actors`.
+        runtime_env: canonical text of its own environment, see `environments.spec`; "" for what it inherits.
     """
 
     __slots__ = (
         "class_name", "description", "groups", "is_async", "is_detached", "max_concurrency", "max_restarts",
-        "may_exist", "name", "namespace", "num_cpus",
+        "may_exist", "name", "namespace", "num_cpus", "runtime_env",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class ActorOptions:
         groups: tuple[tuple[str, int], ...] = (),
         is_async: bool = False,
         description: Any = None,
+        runtime_env: str = "",
     ) -> None:
         self.class_name = class_name
         self.num_cpus = num_cpus
@@ -80,12 +82,14 @@ class ActorOptions:
         self.groups = groups
         self.is_async = is_async
         self.description = description
+        self.runtime_env = runtime_env
 
     def astuple(self) -> tuple[Any, ...]:
         """Return the values in the order of the constructor; they are plain enough for any frame."""
         return (
             self.class_name, self.num_cpus, self.name, self.namespace, self.is_detached, self.may_exist,
             self.max_restarts, self.max_concurrency, self.groups, self.is_async, self.description,
+            self.runtime_env,
         )  # fmt: skip
 
     def is_concurrent(self) -> bool:

@@ -135,9 +135,12 @@ class Options:
         retry_exceptions: False, True, or the exception classes that are worth another run.
         name: for messages.
         batching: tasks per batch, 0 for as many as is good, None for what the session says.
+        runtime_env: canonical text of its own environment, see `environments.spec`; "" for what it inherits.
     """
 
-    __slots__ = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+    __slots__ = (
+        "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -147,6 +150,7 @@ class Options:
         retry_exceptions: bool | tuple[type[BaseException], ...] = False,
         name: str = "",
         batching: int | None = None,
+        runtime_env: str = "",
     ) -> None:
         self.batching = batching
         self.num_cpus = num_cpus
@@ -154,6 +158,7 @@ class Options:
         self.max_retries = max_retries
         self.retry_exceptions = retry_exceptions
         self.name = name
+        self.runtime_env = runtime_env
 
     def astuple(self) -> tuple[Any, ...]:
         """Return the values in the order of the constructor."""
@@ -164,4 +169,5 @@ class Options:
             self.retry_exceptions,
             self.name,
             self.batching,
+            self.runtime_env,
         )

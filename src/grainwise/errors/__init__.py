@@ -4,6 +4,7 @@
     ├── TaskError                 a task raised; also an instance of what it raised
     ├── WorkerCrashedError        a worker process died while it ran a task
     ├── WorkerStartError          worker processes fail before they can take a task
+    ├── RuntimeEnvSetupError      a runtime environment can't be made
     ├── ActorError                an actor did not answer a call
     │   ├── ActorDiedError        it is gone for good
     │   ├── ActorUnavailableError it died under this call and is being restarted
@@ -51,6 +52,7 @@ __all__ = [
     "ObjectLostError",
     "ObjectStoreFullError",
     "OutOfDiskError",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "TaskCancelledError",
     "TaskError",
@@ -237,6 +239,18 @@ class WorkerStartError(GrainwiseError):
     def __init__(self, message: str = "worker processes fail to start", *, detail: str = "") -> None:
         self.detail = detail
         super().__init__(sentence(message, detail=detail))
+
+
+class RuntimeEnvSetupError(GrainwiseError):
+    """A runtime environment can't be made, so its tasks can't run.
+
+    Attributes:
+        error_message: The whole message; of packages that can't be installed it has the resolver's words.
+    """
+
+    def __init__(self, error_message: str = "") -> None:
+        self.error_message = error_message
+        super().__init__(error_message or "The runtime environment could not be set up.")
 
 
 class ActorError(GrainwiseError):

@@ -12,11 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ...errors import ActorError
+    from ...errors import GrainwiseError
     from ..calls import ActorOptions, MethodOptions
     from ..processes.pool import WorkerHandle
     from ..wire.tasks import Call
     from .actors import Actors
+    from .environment import Environment
 
 NEW = 0  # no process yet
 STARTING = 1  # its process is to make it
@@ -64,11 +65,12 @@ class Actor:
         is_dropped: the last handle is gone: it ends with its last call.
         is_leaving: it ends itself: why.
         is_starting: the ref of its constructor's call, until that has ended.
+        environment: that of its process, None for the program's own.
         is_reserved: it occupies its CPUs; is_lending: it waits for others, which may have them.
     """
 
     __slots__ = (
-        "__weakref__", "creation", "error", "function", "handle", "has_calls", "held", "id",
+        "__weakref__", "creation", "environment", "error", "function", "handle", "has_calls", "held", "id",
         "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep",
         "num_restarts", "open", "options", "ref", "send_at", "specs", "state",
     )  # fmt: skip
@@ -80,8 +82,9 @@ class Actor:
         self.is_concurrent = options.is_concurrent()
         self.creation: Call | None = creation
         self.state = NEW
-        self.error: ActorError | None = None
+        self.error: GrainwiseError | None = None
         self.handle: WorkerHandle | None = None
+        self.environment: Environment | None = None
         self.open: deque[ObjectRef[Any]] = deque()
         self.send_at = 1
         self.has_calls = False

@@ -5,7 +5,7 @@ All of it happens under the engine's turn.
 
 from __future__ import annotations
 
-from ...errors import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ...errors import ActorDiedError, ActorUnavailableError, GrainwiseError, TaskCancelledError
 from ..wire.tasks import CANCEL_CALL, EXIT, Call, TaskSpec
 from . import crash
 from .actor import DEAD, NEW
@@ -87,7 +87,7 @@ class ActorEnds:
         elif handle is not None:
             self.engine.pool.kill(handle)
 
-    def die(self, actor: Actor, error: ActorDiedError, *, is_ending: bool = False) -> None:
+    def die(self, actor: Actor, error: GrainwiseError, *, is_ending: bool = False) -> None:
         """End an actor for good: all its calls fail, and all later ones."""
         if actor.state == DEAD:
             return
@@ -184,7 +184,7 @@ class ActorEnds:
         starting = actor.is_starting
         was_crash = not actor.is_leaving
         if not handle.is_up:  # it never was one
-            may_restart = not engine.pool.note_start_failure()
+            may_restart = not engine.environments.gives_up(handle.environment, crash.last_lines(handle))
         else:
             may_restart = actor.may_restart()
             actor.num_restarts += may_restart
@@ -192,7 +192,10 @@ class ActorEnds:
             engine.counters.crashes += 1
             engine.record.crashed(handle.uid)
         if not may_restart:
-            died = self._died(actor, actor.is_leaving or "its process died", handle)
+            died: GrainwiseError = self._died(actor, actor.is_leaving or "its process died", handle)
+            environment = actor.environment
+            if not handle.is_up and environment is not None and environment.error is not None:
+                died = environment.error
             for ref in (*begun, *rest):
                 engine.results.fail(ref, died)
             self.die(actor, died)

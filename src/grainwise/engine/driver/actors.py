@@ -39,6 +39,7 @@ from ...objects.ref import FAILED, PACKED, ObjectRef
 from ..wire.tasks import Call, TaskSpec
 from .actor import ALIVE, DEAD, NEW, Actor, ActorRef
 from .actor_sending import ActorSending
+from .environment import FAILED as FAILED_TO_MAKE
 from .submissions import point_to
 
 TYPE_CHECKING = False
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ..processes.pool import WorkerHandle
     from ..wire.tasks import Function
     from .engine import Engine
+    from .environment import Environment
 
 _new_ref = ObjectRef.__new__
 
@@ -107,14 +109,18 @@ class Actors(ActorSending):
         call, _, has_refs = engine.submissions.pack_call(args, kwargs, None, name)
         with engine.turn:
             engine.check_open()
-            ref = self.add(engine.borders.new_identity(), function, options, call, has_refs=has_refs)
+            ref = self.add(
+                engine.borders.new_identity(), function, options, call, has_refs=has_refs,
+                parent=engine.environments.own,
+            )  # fmt: skip
         engine.backstop.wake()
         return ref, options.description
 
     def add(
-        self, identity: int, function: Function, options: ActorOptions, call: Call, *, has_refs: bool
-    ) -> ActorRef:
-        """Enter a new actor and start it.
+        self, identity: int, function: Function, options: ActorOptions, call: Call, *, has_refs: bool,
+        parent: Environment | None,
+    ) -> ActorRef:  # fmt: skip
+        """Enter a new actor and start it; `parent` is the environment of who has made it.
 
         Raises:
             InfeasibleTaskError: more CPUs are asked for than the engine has.
@@ -133,6 +139,7 @@ class Actors(ActorSending):
                 f"expected a free name - use get_if_exists=True to take the one that exists"
             )
         actor = Actor(identity, function, options, call)
+        actor.environment = self.engine.environments.of(parent, options.runtime_env)
         ref = actor.new_ref(self)
         self.by_id[identity] = actor
         if options.name:
@@ -183,7 +190,11 @@ class Actors(ActorSending):
     def _place(self, actor: Actor) -> WorkerHandle | None:
         """Start an actor's process, once there are CPUs for it."""
         cpus = actor.options.num_cpus
-        engine = self.engine
+        engine, environment = self.engine, actor.environment
+        if environment is not None and not engine.environments.is_there(environment):
+            if environment.error is not None and environment.state == FAILED_TO_MAKE:
+                self.die(actor, environment.error)
+            return None
         if cpus and not actor.is_reserved:
             if self.reserved_cpus + cpus > engine.settings.num_cpus + 1e-9:
                 return None  # until another actor ends
@@ -191,7 +202,7 @@ class Actors(ActorSending):
             self.reserved_cpus += cpus
             engine.dispatcher.policy.reserve(cpus)
         try:
-            handle = engine.pool.start_worker(-1)
+            handle = engine.pool.start_worker(-1, environment)
         except (OSError, WorkerStartError) as error:
             self.die(actor, self._died(actor, f"its process could not be started: {error}"))
             return None

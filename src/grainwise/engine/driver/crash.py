@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
+    from ..processes.template_handle import TemplateHandle
     from .batches import SentBatch
     from .engine import Engine
     from .runs import Run
@@ -55,15 +56,18 @@ def on_template_message(engine: Engine, message: tuple[int, int, int, int]) -> N
         _worker_ended(engine, handle, status)
 
 
-def on_template_lost(engine: Engine) -> None:
-    """The template has ended, and its workers with it: start anew, unless it does so again and again."""
-    detail = engine.pool.template_output()
-    engine.pool.lose_template()
-    has_failed = engine.pool.note_start_failure()
+def on_template_lost(engine: Engine, template: TemplateHandle) -> None:
+    """A template has ended, and its workers with it: start anew, unless it does so again and again."""
+    detail = template.output()
+    engine.pool.lose_template(template)
+    has_failed = engine.environments.gives_up(
+        template.environment, detail, is_certain=template.environment is not None and not template.is_booted
+    )
     for handle in list(engine.pool.workers.values()):
-        handle.is_up = True  # not its own failure to start
-        _worker_ended(engine, handle, _KILLED)
-    if has_failed:
+        if handle.template is template:
+            handle.is_up = template.is_booted or template.environment is None  # not its own failure to start
+            _worker_ended(engine, handle, _KILLED)
+    if has_failed and template.environment is None:
         fail_everything(engine, WorkerStartError(detail=detail))
 
 
@@ -96,14 +100,14 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     engine.dispatcher.by_number.pop(handle.number, None)
     engine.borders.end_loans(handle)
     engine.pool.remove(handle)
-    if not (handle.is_up and blames_task) and engine.pool.note_start_failure():
-        fail_everything(engine, WorkerStartError(detail=detail or _last_words(engine, handle)))
+    if not (handle.is_up and blames_task):
+        engine.environments.note_start_failure(handle.environment, detail or _last_words(engine, handle))
 
 
 def _last_words(engine: Engine, handle: WorkerHandle) -> str:
     if handle.status < 0:
         return f"fork failed: {os.strerror(-handle.status)}"
-    words = handle.last_words or engine.pool.template_output()
+    words = handle.last_words or handle.template.output()
     return words or f"no output; {how_it_ended(handle.status)}"
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
     from .engine import Engine
+    from .environment import Environment
 
 INLINE_BATCH_BYTES = 1 << 20
 """Arguments that travel inline with one batch."""
@@ -99,7 +100,12 @@ class Dispatcher(TakingBack):
             self.forget_functions()
         if active and not (waiting and len(active) == 1 and self._dispatch_lone()):
             specs: dict[Any, TaskSpec] = {}
+            unsettled = self.engine.environments.unsettled
+            held = self.engine.environments.hold(active) if unsettled else ()
             for spec in active:
+                if spec in held:
+                    policy.ready(spec.number, 0)
+                    continue
                 specs[spec.number] = spec
                 policy.ready(
                     spec.number,
@@ -110,6 +116,7 @@ class Dispatcher(TakingBack):
                     home=spec.home,
                     is_alone=spec.run is not None,
                     max_workers=0 if spec.run is None else spec.run.max_workers,
+                    environment=spec.environment,
                 )
             sends = policy.dispatch(waiting)
             try:
@@ -143,6 +150,8 @@ class Dispatcher(TakingBack):
         (spec,) = self.active
         if len(spec.open) != 1 or not spec.num_cpus or spec in self.suspects:
             return False
+        if spec.environment is not None and spec.environment in self.engine.environments.unsettled:
+            return False
         number = self.policy.lone(spec.number, spec.num_cpus)
         if number is None:
             return False
@@ -158,7 +167,7 @@ class Dispatcher(TakingBack):
         """Send tasks to the worker that the policy knows under a number, with what may follow them."""
         handle = self.by_number.get(send.worker)
         if handle is None:
-            handle = self._start(send.worker)
+            handle = self._start(send.worker, specs[send.parts[0][0]].environment)
         if handle is None or not handle.can_take():
             self._unsend(send, ())
             return
@@ -225,6 +234,7 @@ class Dispatcher(TakingBack):
                 and follower.actor is None
                 and not other._value.is_sent
                 and may_share(follower.num_cpus, first.num_cpus)
+                and follower.environment is first.environment
                 and follower not in suspects
                 and not follower.has_killed
                 and (not follower.max_retries) == each
@@ -249,16 +259,18 @@ class Dispatcher(TakingBack):
             specs.append(ref._state)
         return parts_of(specs)
 
-    def _start(self, number: int) -> WorkerHandle | None:
+    def _start(self, number: int, environment: Environment | None) -> WorkerHandle | None:
         """Start a worker; one that can't be started counts as one that failed to."""
         try:
-            handle = self.by_number[number] = self.engine.pool.start_worker(number)
+            handle = self.by_number[number] = self.engine.pool.start_worker(number, environment)
         except (OSError, WorkerStartError) as error:
             self.policy.died(number)
-            if self.engine.pool.note_start_failure():
-                detail = str(error)
-                crash.fail_everything(self.engine, WorkerStartError(detail=detail))
+            self.engine.environments.note_start_failure(environment, str(error))
             return None
+        for other in self.policy.crowd():
+            idle = self.by_number.get(other)
+            if idle is not None and not idle.waits:
+                crash.retire(self.engine, idle)
         return handle
 
     def _pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:

@@ -35,6 +35,7 @@ from .backstop import Backstop
 from .borders import Borders
 from .deadlines import Deadlines
 from .dispatcher import Dispatcher
+from .environments import Environments
 from .results import Results
 from .runs import Run
 from .streams import Streams
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from ..calls import ActorOptions, MethodOptions
     from ..current import Exportable, Options
     from ..processes.pool import Pool
+    from ..processes.template_handle import TemplateHandle
     from .actor import Actor
 
 LATE_CHECK_S = 5e-3
@@ -84,7 +86,7 @@ class Counters:
 class Engine(Words):
     """One session of the library in the user's program. Thread-safe. See the module docstring."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, runtime_env: str = "") -> None:
         self.settings = settings
         self.is_closed = False
         self.is_exiting = False
@@ -103,6 +105,7 @@ class Engine(Words):
         self.borders = Borders(self.store)
         self.record.look = self._totals
         self.output = Output(self.pool)
+        self.environments = Environments(self, runtime_env)
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
         self.actors = Actors(self)
@@ -261,21 +264,20 @@ class Engine(Words):
             raise
 
     def _on_event(self, fd: int) -> None:
-        if fd == self.pool.template_fd:
-            self._on_template()
+        handle = self.pool.by_fd.get(fd)
+        if handle is not None:
+            self.results.read(handle)
         elif fd == self._wake_fds[0]:
             _drain_pipe(fd)
-        else:
-            handle = self.pool.by_fd.get(fd)
-            if handle is not None:
-                self.results.read(handle)
+        elif fd in self.pool.templates:
+            self._on_template(self.pool.templates[fd])
 
-    def _on_template(self) -> None:
-        messages, is_open = self.pool.read_template()
+    def _on_template(self, template: TemplateHandle) -> None:
+        messages, is_open = template.read()
         for message in messages:
             crash.on_template_message(self, message)
         if not is_open:
-            crash.on_template_lost(self)
+            crash.on_template_lost(self, template)
 
     def run_callbacks(self) -> None:
         """Run what resolved futures have to do, outside the turn: it may be the user's code and wait."""
@@ -292,11 +294,13 @@ class Engine(Words):
         self.leadership.wake()
 
     def listen(self) -> None:
-        """Block until a worker or the template has something to say, or somebody rings."""
+        """Block until a worker or a template has something to say, somebody rings, or an environment has aged."""
         if hasattr(select, "epoll"):
             watched = select.poll()
             watched.register(self.pool.poller.fileno(), select.POLLIN)
-            watched.poll()
+            with self.turn:
+                end_s = self.environments.next_end_s()
+            watched.poll(None if end_s is None else int(end_s * 1000) + 1)
         else:
             self.pool.poller.poll(QUIET_TICK_S * 1000.0)
 
@@ -347,6 +351,8 @@ class Engine(Words):
                 self.dispatcher.post(handle, (FREE, ranges))
         if self._outdated:
             self._retire_outdated()
+        if len(self.pool.templates) > 1:
+            self.environments.tidy()
         if is_idle:
             self.store.trim(KEEP_BYTES)
             now = monotonic()
@@ -416,6 +422,7 @@ class Engine(Words):
             for handle in self.pool.workers.values():
                 self.output.forget(handle)
             self._release()
+        self.environments.close()
         self.leadership.wake()
         self.run_callbacks()
         self.output.close()

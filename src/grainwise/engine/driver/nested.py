@@ -136,14 +136,16 @@ def _submit(
         args, nbytes = _arguments(engine, handle, wires)
         _create_actor(engine, handle, identities, function, astuple, args, nbytes, names)
         return
-    num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching = astuple
+    num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env = astuple
     if isinstance(retry_exceptions, bytes):
         retry_exceptions = loads(retry_exceptions)
-    options = Options(num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching)
+    options = Options(
+        num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env
+    )  # fmt: skip
     function = handle.taught.get(uid) or submissions.find(uid)
     if function is None:
         raise LookupError(f"task {task_name!r}: its function was dropped before a worker submitted it")
-    spec = submissions.known_spec(function, options)
+    spec = submissions.known_spec(function, options, handle.environment)
     args, nbytes = _arguments(engine, handle, wires)
     refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
@@ -245,8 +247,9 @@ def _create_actor(
         if ref is None:
             has_refs = any(isinstance(arg, ObjectRef) for arg in args)
             ref = actors.add(
-                identities[0], function, options, Call(tuple(args), names, nbytes), has_refs=has_refs
-            )
+                identities[0], function, options, Call(tuple(args), names, nbytes), has_refs=has_refs,
+                parent=handle.environment,
+            )  # fmt: skip
             borders.lend_ref(ref, handle)
         else:
             nobody: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
@@ -443,6 +446,8 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
     room = 1
     for ref in _unstarted(engine, wait):
         if not _is_offerable(engine, ref) or ref._state.num_cpus != lent_cpus:
+            continue
+        if ref._state.environment is not handle.environment:
             continue
         if spec is None:
             spec = first = ref._state

@@ -164,8 +164,12 @@ class Results:
         """A batch is over; its items from `stopped` on go back to their queue."""
         del handle.batches[batch.seq]
         self.engine.pool.num_start_failures = 0
+        if handle.environment is not None:
+            handle.environment.num_start_failures = 0
         self.engine.dispatcher.num_sent -= 1
-        handle.used_at = monotonic()
+        handle.used_at = now = monotonic()
+        if handle.environment is not None:
+            handle.environment.used_at = now
         if stopped < batch.stop:
             self.engine.dispatcher.requeue(handle, batch, stopped)
         self.engine.dispatcher.policy.ended(handle.number)

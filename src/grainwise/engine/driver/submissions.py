@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ...objects.blob import Blob
     from ..current import Exportable, Options
     from .engine import Engine
+    from .environment import Environment
 
 SIZED_BYTES = 64 << 10
 """Arguments of so many bytes and more have estimates of their own."""
@@ -109,7 +110,7 @@ class Submissions:
             SerializationError: the function can't be pickled.
         """
         self.check_feasible(options)
-        return self.known_spec(self.export(function), options)
+        return self.known_spec(self.export(function), options, self.engine.environments.own)
 
     def export(self, function: Exportable) -> Function:
         """Return a function, or a class, pickled: at its first use, and when it may have changed.
@@ -145,15 +146,16 @@ class Submissions:
         learnt = self._by_content.get(identity)
         if learnt is None:
             learnt = self._by_content[identity] = Function(identity, packed, function.name, code)
-        spec = self.known_spec(learnt, options)
+        spec = self.known_spec(learnt, options, self.engine.environments.own)
         kept = self._set_up if getattr(function.function, "is_set_up", False) else self._mapped
         if not packed.blobs and spec not in kept:
             kept.append(spec)  # the next map of it begins with what this one has measured
         return spec
 
-    def known_spec(self, function: Function, options: Options) -> TaskSpec:
-        """Return the spec of a function whose pickle is known."""
-        key = (function.id, *options.astuple())
+    def known_spec(self, function: Function, options: Options, parent: Environment | None) -> TaskSpec:
+        """Return the spec of a function whose pickle is known; `parent` is the environment of who submits it."""
+        environment = self.engine.environments.of(parent, options.runtime_env)
+        key = (function.id, *options.astuple(), environment)
         with self._lock:
             spec = self._specs.get(key)
             if spec is None:
@@ -167,6 +169,7 @@ class Submissions:
                     name=options.name,
                     batching=self.engine.settings.batching if options.batching is None else options.batching,
                 )
+                spec.environment = environment
             return spec
 
     def _export(self, function: Exportable) -> Function:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..driver.actor import Actor
+    from ..driver.environment import Environment
     from ..driver.runs import Run
     from ..driver.streams import Stream
 
@@ -117,6 +118,7 @@ class TaskSpec:
         has_killed: a task of it has killed a worker: never again on top of another task.
         run: where items without refs come from and their results go, see `driver.runs`; None for calls.
         actor: whose method it is, see `driver.actors`; None for tasks. Specs of one actor share one queue.
+        environment: of its tasks' processes, None for the program's own.
         method: its name; group: the concurrency group that it runs in.
     """
 
@@ -125,6 +127,7 @@ class TaskSpec:
         "actor",
         "batching",
         "cost",
+        "environment",
         "function",
         "group",
         "has_calls",
@@ -175,6 +178,7 @@ class TaskSpec:
         self.sends_children = False
         self.run: Run | None = None
         self.actor: Actor | None = None
+        self.environment: Environment | None = None
         self.method = ""
         self.group = ""
 
@@ -192,6 +196,7 @@ class TaskSpec:
             home=home,
         )
         made.has_calls = True
+        made.environment = self.environment
         made.has_killed = self.has_killed
         made.sends_children = self.sends_children
         return made

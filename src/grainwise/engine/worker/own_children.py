@@ -137,6 +137,7 @@ class OwnChildren:
             or not options.max_retries
             or options.retry_exceptions
             or options.batching
+            or options.runtime_env
         ):
             return None
         for arg in child.args:

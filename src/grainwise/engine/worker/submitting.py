@@ -96,10 +96,10 @@ class Submitting(Values):
                 f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
                 f"{self.num_cpus:g}, which is what the engine has"
             )
-        num_cpus, num_returns, max_retries, classes, name, batching = options.astuple()
+        num_cpus, num_returns, max_retries, classes, name, batching, runtime_env = options.astuple()
         if isinstance(classes, tuple):
             classes = serialize(classes)  # nothing of the user's enters a frame as it is
-        astuple = (num_cpus, num_returns, max_retries, classes, name, batching)
+        astuple = (num_cpus, num_returns, max_retries, classes, name, batching, runtime_env)
 
         def submit(*args: Any, **kwargs: Any) -> Any:
             return self._submit(function, astuple, options, args, kwargs)
