@@ -341,11 +341,11 @@ class OnLoop(Concurrent):
                         flow.flush()
                         flow.resume(await flow.ask(number))
         except yielding.ClosedError:
-            if item.is_cancelled:
-                return self._cancelled(item)
+            pass
         finally:
             await values.aclose()
-        return (STREAM_WIRE, number)
+        wire: tuple[Any, ...] = self._cancelled(item) if item.is_cancelled else (STREAM_WIRE, number)
+        return wire
 
     def _flush_round(self) -> None:
         self._is_flushing = False
