@@ -3,7 +3,7 @@
     RayError                              is GrainwiseError
     ├── RayTaskError                      is TaskError: also an instance of what the task raised
     ├── TaskCancelledError, WorkerCrashedError, GetTimeoutError (· TimeoutError), ObjectStoreFullError,
-    │   OutOfDiskError, RuntimeEnvSetupError   the same classes
+    │   OutOfDiskError, OutOfMemoryError, RuntimeEnvSetupError   the same classes
     ├── TaskUnschedulableError            is InfeasibleTaskError (· ValueError)
     ├── ObjectLostError                   the same class
     │   ├── ObjectFetchTimedOutError, ObjectFreedError, ObjectReconstructionFailedError, OwnerDiedError
@@ -32,6 +32,7 @@ from .errors import (
     ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
+    OutOfMemoryError,
     RuntimeEnvSetupError,
     TaskCancelledError,
     WorkerCrashedError,
@@ -66,6 +67,14 @@ class ActorPlacementGroupRemoved(_Worded):
     """The placement group of this actor has been removed."""
 
 
+class RunningActorPlacementGroupRemoved(ActorPlacementGroupRemoved, ActorDiedError):  # noqa: N818
+    """The same, of an actor that ran: it is one that has died, too."""
+
+    def __init__(self, error_message: str | None = None) -> None:
+        ActorDiedError.__init__(self, error_message or "")
+        self.error_message = error_message
+
+
 class ActorHandleNotFoundError(_Worded, ValueError):
     """There is no such actor in this session."""
 
@@ -81,12 +90,16 @@ class PendingCallsLimitExceeded(_Worded):
 # -- tasks and environments --------------------------------------------------------------------------------
 
 
-class OutOfMemoryError(_Worded):
-    """The worker was stopped because memory ran out."""
-
-
 class TaskPlacementGroupRemoved(_Worded):
     """The placement group of this task has been removed."""
+
+
+class RunningTaskPlacementGroupRemoved(TaskPlacementGroupRemoved, WorkerCrashedError):  # noqa: N818
+    """The same, of a task that ran: its worker has died, too."""
+
+    def __init__(self, error_message: str | None = None) -> None:
+        WorkerCrashedError.__init__(self, error_message or "")
+        self.error_message = error_message
 
 
 class UserCodeException(_Worded):

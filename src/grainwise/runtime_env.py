@@ -235,9 +235,7 @@ class RuntimeEnv(dict[str, "Any"]):
 
 def _check_env_vars(value: Any) -> dict[str, str] | None:
     if not isinstance(value, dict):
-        raise TypeError(
-            f"runtime_env['env_vars'] must be of type Dict[str, str], got {type(value).__name__}"
-        )
+        raise TypeError(f"runtime_env['env_vars'] must be of type Dict[str, str], got {type(value).__name__}")
     for name, text in value.items():
         for what, each in ((f"key {name!r:.200}", name), (f"value of {name!r:.200}", text)):
             if not isinstance(each, str):

@@ -174,8 +174,8 @@ def test_what_a_task_occupies_is_not_available(tmp_path: Path) -> None:
     used = ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]
     assert used >= 1 << 20
     del kept
-    with pytest.raises(RuntimeError, match="it alone knows"):
-        ray.get(ray.remote(lambda: ray.available_resources()).remote())
+    free = ray.get(ray.remote(lambda: ray.available_resources()).remote(), timeout=LIMIT_S)
+    assert free["CPU"] == 1.0
 
 
 def test_tasks_are_listed_until_they_end(tmp_path: Path) -> None:

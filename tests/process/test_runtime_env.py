@@ -226,7 +226,10 @@ def test_children_inherit_and_add(session: None) -> None:
         return [
             ray.get(each)[0]
             for each in (
-                variable.remote("A"), variable.remote("B"), more.remote("A"), more.remote("B"),
+                variable.remote("A"),
+                variable.remote("B"),
+                more.remote("A"),
+                more.remote("B"),
             )  # fmt: skip
         ]
 
@@ -390,7 +393,9 @@ def test_an_actor_has_an_environment_and_hands_it_on(session: None, tmp_path: Pa
 
 
 def test_an_actor_whose_environment_can_not_be_made_is_told(session: None) -> None:
-    actor = ray.remote(Counter).options(runtime_env={"pip": ["/no/such/package-1.0-py3-none-any.whl"]}).remote()
+    actor = (
+        ray.remote(Counter).options(runtime_env={"pip": ["/no/such/package-1.0-py3-none-any.whl"]}).remote()
+    )
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="can't be installed"):
         get(actor.ask.remote("A"))
     with pytest.raises(RuntimeEnvSetupError):
@@ -534,7 +539,9 @@ def test_a_build_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -
 def test_nothing_of_a_build_stays_when_the_program_is_killed(tmp_path: Path, cache_folder: str) -> None:
     sign = Sign(tmp_path / "pid")
     tool = tmp_path / "uv"
-    tool.write_text(f"#!/bin/sh\necho $$ > {sign.path}.part\nmv {sign.path}.part {sign.path}\nexec sleep 1000\n")
+    tool.write_text(
+        f"#!/bin/sh\necho $$ > {sign.path}.part\nmv {sign.path}.part {sign.path}\nexec sleep 1000\n"
+    )
     tool.chmod(0o755)
     script = start_script(
         f"""
@@ -553,12 +560,12 @@ ray.get(ray.remote(lambda: 1).options(runtime_env={{"pip": ["anything"]}}).remot
     assert_nothing_left(script.mark)
 
 
-def test_a_session_ends_while_something_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_ends_while_something_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sign = Sign(tmp_path / "pid")
     tool = tmp_path / "uv"
-    tool.write_text(f"#!/bin/sh\necho $$ > {sign.path}.part\nmv {sign.path}.part {sign.path}\nexec sleep 1000\n")
+    tool.write_text(
+        f"#!/bin/sh\necho $$ > {sign.path}.part\nmv {sign.path}.part {sign.path}\nexec sleep 1000\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setattr(virtual, "find_uv", lambda: str(tool))
     ray.init(num_cpus=2)

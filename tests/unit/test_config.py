@@ -227,9 +227,11 @@ def test_settings_are_frozen_and_show_themselves(monkeypatch: pytest.MonkeyPatch
         settings.num_cpus = 3
     assert isinstance(settings, Settings)
     assert repr(settings) == (
-        "Settings(batching=0, cache_directory='/cache', environment_ttl_s=300.0, log_to_driver=True, "
-        "num_cpus=2, object_store_memory_bytes=1048576, report=False, spill_directory=None, "
-        "tag_output=True, take_back='barriers', threads_per_worker=1)"
+        "Settings(batching=0, cache_directory='/cache', environment_ttl_s=300.0, gpu_ids=(), "
+        f"log_to_driver=True, memory_bytes={settings.memory_bytes}, memory_monitor_refresh_s=0.25, "
+        "memory_usage_threshold=0.95, num_cpus=2, object_store_memory_bytes=1048576, report=False, "
+        "resources={}, spill_directory=None, tag_output=True, take_back='barriers', task_oom_retries=-1, "
+        "threads_per_worker=1)"
     )
 
 

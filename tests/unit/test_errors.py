@@ -44,6 +44,10 @@ OWN = [
     errors.TaskError("plain", task_name="t", traceback_text="text", pid=4),
     errors.WorkerCrashedError(task_name="t", pid=4, signal=11, detail="last words"),
     errors.WorkerCrashedError(task_name="t", pid=4, exit_code=3),
+    errors.OutOfMemoryError(task_name="t", pid=4, used_bytes=2 << 20, limit_bytes=1 << 20, detail="who"),
+    errors.OutOfMemoryError(
+        task_name="t", pid=4, machine_used_bytes=9, machine_total_bytes=10, threshold=0.9
+    ),
     errors.WorkerStartError(detail="ImportError: no module"),
     errors.RuntimeEnvSetupError("no such package"),
     errors.TaskCancelledError(task_name="t"),

@@ -15,6 +15,7 @@ import pytest
 import grainwise
 from grainwise import cancel, get, is_initialized, put, remote, shutdown, wait
 from grainwise.engine import current
+from grainwise.engine.needs import NOTHING
 from grainwise.objects.ref import READY
 
 
@@ -95,7 +96,18 @@ def new_ref() -> Any:
         ("batching", 1.5, TypeError, 'option batching expected "auto", "off" or an int, got float'),
         ("batching", True, TypeError, 'option batching expected "auto", "off" or an int, got bool'),
         ("num_gpu", 1, TypeError, "unknown option 'num_gpu' - expected one of batching, max_retries, name"),
-        ("num_gpus", 1, NotImplementedError, "option num_gpus=1 is not offered yet - expected none"),
+        ("num_gpus", 1.5, ValueError, "option num_gpus expected a whole number above 1, got 1.5"),
+        ("num_gpus", -1, ValueError, "option num_gpus expected at least 0, got -1"),
+        ("num_gpus", 0.00001, ValueError, "option num_gpus expected parts of 0.0001 at least"),
+        ("memory", "1G", TypeError, "option memory expected a number, got str"),
+        ("resources", ["a"], TypeError, "option resources expected a dict of names and amounts, got list"),
+        ("resources", {"a": -1}, ValueError, "option resources['a'] expected at least 0, got -1"),
+        ("resources", {1: 1}, TypeError, "option resources expected names as keys, got int"),
+        ("resources", {"GPU": 1}, ValueError, "Use the 'num_cpus' and 'num_gpus' keyword"),
+        ("resources", {"memory": 1}, ValueError, "expected the argument of that name"),
+        ("scheduling_strategy", "NEAR", ValueError, "Invalid scheduling_strategy value 'NEAR'"),
+        ("scheduling_strategy", 3, TypeError, "option scheduling_strategy expected a str or one of"),
+        ("accelerator_type", 3, TypeError, "option accelerator_type expected a str, got int"),
         ("runtime_env", {"conda": "x"}, NotImplementedError, "is not offered"),
         ("max_calls", "1", TypeError, "option max_calls expected an int, got str"),
     ],
@@ -125,16 +137,16 @@ def test_options_are_changed_one_by_one(engine: FakeEngine) -> None:
     base.options(num_cpus=None).remote(1)  # None is "as it was"
     kinds = (ValueError, OSError)
     assert [call[1] for call in engine.calls] == [
-        (2.0, 1, -1, kinds, "mine", None, ""),
-        (0.0, 1, -1, kinds, "mine", None, ""),
-        (0.0, 3, -1, kinds, "other", None, ""),
-        (2.0, 1, -1, kinds, "mine", None, ""),
+        (2.0, 1, -1, kinds, "mine", None, "", NOTHING),
+        (0.0, 1, -1, kinds, "mine", None, "", NOTHING),
+        (0.0, 3, -1, kinds, "other", None, "", NOTHING),
+        (2.0, 1, -1, kinds, "mine", None, "", NOTHING),
     ]
 
 
 def test_defaults(engine: FakeEngine) -> None:
     remote(double).remote(1)
-    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None, ""))]
+    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None, "", NOTHING))]
 
 
 # -- what can be decorated -----------------------------------------------------------------------------------
@@ -200,7 +212,7 @@ def test_a_remote_function_travels_with_its_options(engine: FakeEngine, dumps: A
     again = pickle.loads(dumps(made))
     assert again._exportable.identify() == made._exportable.identify()
     again.remote(3)
-    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None, ""))]
+    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None, "", NOTHING))]
 
 
 def test_the_bound_call_is_the_engine_s_own(engine: FakeEngine) -> None:

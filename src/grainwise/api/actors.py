@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..engine.calls import STREAMING, ActorOptions, MethodOptions
 from ..engine.current import Exportable
 from ..engine.generators import is_generator_function
+from ..engine.needs import NOTHING
 from .session import engine
 from .tasks import LIMIT, check_limit, with_limit
 
@@ -21,6 +22,7 @@ else:
     from collections.abc import Callable
     from typing import Any, Generic, TypeVar
 
+    from ..engine.needs import Needs
     from ..objects.ref import ObjectRef
 
     C_co = TypeVar("C_co", covariant=True)
@@ -32,7 +34,9 @@ else:
 
 ACTOR_OPTIONS = (
     "concurrency_groups", "get_if_exists", "lifetime", "max_concurrency", "max_restarts", "max_task_retries",
-    "name", "namespace", "num_cpus", "runtime_env",
+    "name", "namespace", "num_cpus", "accelerator_type", "memory", "num_gpus", "placement_group",
+    "placement_group_bundle_index", "placement_group_capture_child_tasks", "resources", "runtime_env",
+    "scheduling_strategy",
 )  # fmt: skip
 METHOD_OPTIONS = (
     "_generator_backpressure_num_objects", "concurrency_group", "max_task_retries", "name", "num_returns",
@@ -70,7 +74,7 @@ class ActorClass(Typed["C_co"]):
 
         Raises:
             SerializationError: the class or an argument can't be pickled.
-            InfeasibleTaskError: more CPUs are asked for than the engine has.
+            InfeasibleTaskError: more is asked for than the engine has.
             ActorAlreadyExistsError: an actor of this name exists already.
         """
         options = _actor_options(self._exportable.function, self._exportable.name, self._options)
@@ -320,11 +324,15 @@ def make_class(cls: type, options: dict[str, Any]) -> ActorClass[Any]:
 
 def _actor_options(cls: Any, class_name: str, given: dict[str, Any]) -> ActorOptions:
     methods, is_async = _methods_of(cls)
+    needs = _needs_of(given)
+    num_cpus = given.get("num_cpus")
+    if num_cpus is None:  # as Ray has it: nothing is said, or one that has other things has a CPU, too
+        num_cpus = 1.0 if any(name != "memory" for name, _ in needs[0]) else 0.0
     groups = given.get("concurrency_groups") or {}
     concurrency = given.get("max_concurrency") or (ASYNC_CONCURRENCY if is_async else 1)
     return ActorOptions(
         class_name,
-        float(given.get("num_cpus") or 0.0),
+        float(num_cpus),
         given.get("name") or "",
         given.get("namespace") or "",
         given.get("lifetime") == "detached",
@@ -335,7 +343,19 @@ def _actor_options(cls: Any, class_name: str, given: dict[str, Any]) -> ActorOpt
         is_async,
         (class_name, given.get("max_task_retries") or 0, methods),
         given.get("runtime_env") or "",
+        needs,
     )
+
+
+def _needs_of(given: dict[str, Any]) -> Needs:
+    """Return what an actor takes beside CPUs."""
+    from .resources import RESOURCE_OPTIONS, changed
+
+    needs = NOTHING
+    for name in RESOURCE_OPTIONS:
+        if given.get(name) is not None:
+            needs = changed(needs, name, given[name])
+    return needs
 
 
 def _methods_of(cls: Any) -> tuple[dict[str, tuple[Any, ...]], bool]:
@@ -394,6 +414,7 @@ def check_actor_options(options: dict[str, Any]) -> dict[str, Any]:
         "runtime_env": _check_runtime_env,
     }
     checked = _check("actor", options, checks)
+    _needs_of(options)
     if checked.get("get_if_exists") and not checked.get("name"):
         raise ValueError("option get_if_exists expected an actor with a name")
     return checked
@@ -427,10 +448,14 @@ def check_method_options(options: dict[str, Any], *, is_generator: bool = True) 
 
 def _check(what: str, options: dict[str, Any], checks: dict[str, Any]) -> dict[str, Any]:
     from .ray_arguments import takes_option
+    from .resources import RESOURCE_OPTIONS
 
     checked = {}
     for name, value in options.items():
         if name not in checks:
+            if what == "actor" and name in RESOURCE_OPTIONS:
+                checked[name] = value
+                continue
             if what == "actor" and takes_option(name, value):
                 continue
             raise TypeError(f"unknown {what} option {name!r} - expected one of {', '.join(sorted(checks))}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 
+from ..config import ADDRESS as ADDRESS
 from ..engine import current
 from ..engine.wire import control
 from . import session
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ..runtime_env import RuntimeEnv
 
 JOB_ID = "01000000"
-ADDRESS = "127.0.0.1"
-"""Nothing of ours can be reached from elsewhere."""
 
 
 class RuntimeContext:
@@ -95,7 +94,7 @@ class RuntimeContext:
         return f"{module}.{name.replace('<locals>.', '')}"
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """Return what this task occupies: one CPU, which is what a task takes unless it asks for more.
+        """Return what this task occupies, or this actor as long as it lives, by resource.
 
         Raises:
             AssertionError: in the program.
@@ -103,11 +102,17 @@ class RuntimeContext:
         inside = _inside()
         if inside is None:
             raise AssertionError("get_assigned_resources() was called in the program - expected a task")
-        return {"CPU": 1.0}
+        if inside.assigned is not None:
+            return dict(inside.assigned)
+        if inside.worker.acting.is_actor or inside.worker.batch is None:
+            return {}
+        cpus = inside.worker.batch.cpus
+        return {"CPU": cpus} if cpus else {}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """Return the accelerators of this task, by kind: none."""
-        return {"GPU": []}
+        """Return the accelerators of this task or actor, by kind, as their libraries name them."""
+        inside = _inside()
+        return {"GPU": [] if inside is None else list(inside.gpu_ids)}
 
     def get_node_labels(self) -> dict[str, str]:
         """Return the labels of this machine."""
@@ -158,12 +163,14 @@ class RuntimeContext:
 
     def get_placement_group_id(self) -> str | None:
         """Return the identity of the placement group; None outside of one."""
-        return None
+        inside = _inside()
+        return None if inside is None or inside.group is None else str(inside.group[0])
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """Whether children go to the parent's placement group: there is none."""
-        return False
+        """Whether what this task submits goes to its own placement group."""
+        inside = _inside()
+        return inside is not None and inside.group is not None and bool(inside.group[1])
 
     def is_canceled(self) -> bool:
         """Say whether this task has been cancelled.
@@ -262,48 +269,31 @@ def cluster_resources() -> dict[str, float]:
     Raises:
         RuntimeError: there is no session.
     """
-    from ..config import available_memory_bytes
-
     _check_running("what the machine has")
     running: Any = current.current()
     inside = _inside()
-    if inside is None:
-        num_cpus, store_bytes = running.settings.num_cpus, running.settings.object_store_memory_bytes
-    else:
-        num_cpus, store_bytes = inside.num_cpus, inside.settings["capacity_bytes"]
-    return {
-        "CPU": float(num_cpus),
-        "memory": float(max(0, available_memory_bytes() - store_bytes)),
-        "object_store_memory": float(store_bytes),
-        f"node:{ADDRESS}": 1.0,
-        "node:__internal_head__": 1.0,
-    }
+    found: dict[str, float] = running.settings.totals() if inside is None else dict(inside.totals)
+    return found
 
 
 def available_resources() -> dict[str, float]:
     """Return what is free of `cluster_resources()` now; a resource that is all in use is left out.
 
     Raises:
-        RuntimeError: there is no session, or this is a task: only the program knows.
+        RuntimeError: there is no session.
     """
     _check_running("what is free")
-    found = cluster_resources()
-    running: Any = current.current()
-    if _inside() is not None:
-        raise RuntimeError(
-            "available_resources() was called in a task - expected the program: it alone knows"
-        )
-    with running.turn:
-        busy = running.dispatcher.policy._roster.cpus_in_use
-        used_bytes = running.store._usage.total()
-    found["CPU"] = max(0.0, found["CPU"] - busy)
-    found["object_store_memory"] = max(0.0, found["object_store_memory"] - used_bytes)
+    found: dict[str, float] = engine().ask("available")
     return {name: amount for name, amount in found.items() if amount > 0}
 
 
-def get_gpu_ids() -> list[int]:
-    """Return the GPUs of this task: none."""
-    return []
+def get_gpu_ids() -> list[int] | list[str]:
+    """Return the GPUs of this task or actor: numbers, or names as in CUDA_VISIBLE_DEVICES if that was set."""
+    inside = _inside()
+    if inside is None:
+        return []
+    names: list[str] = list(inside.gpu_ids)
+    return names if inside.are_gpus_named else [int(name) for name in names]
 
 
 for _public in (get_runtime_context, nodes, cluster_resources, available_resources, get_gpu_ids):

@@ -1,9 +1,8 @@
 """Ray's arguments of `init` and options of tasks: honoured, without an effect, or refused.
 
-| honoured | `num_cpus`, `object_store_memory`, `log_to_driver`, `ignore_reinit_error`, `namespace` (kept), |
-|          | `runtime_env` |
+| honoured | `num_cpus`, `num_gpus`, `resources`, `runtime_env`, `object_store_memory`, ... |
 | without an effect | the dashboard, logging, labels, metrics, folders, isolation; `address="local"` |
-| refused | `address` of a cluster, GPUs, custom resources |
+| refused | `address` of a cluster |
 """
 
 from __future__ import annotations
@@ -19,16 +18,13 @@ CLUSTERS = (
 )
 _LATER = "not offered yet"
 OPTIONS = frozenset((
-    "accelerator_type", "enable_task_events", "label_selector", "max_calls", "memory", "num_gpus",
-    "resources", "scheduling_strategy", "_generator_backpressure_num_objects", "_labels",
-    "_metadata", "fallback_strategy",
+    "enable_task_events", "label_selector", "max_calls", "object_store_memory",
+    "_generator_backpressure_num_objects", "_labels", "_metadata", "fallback_strategy",
 ))  # fmt: skip
 """Ray's options of tasks and actors, taken where they ask for nothing that is missing here."""
 
 
-def check_init(
-    address: Any, *, num_gpus: Any, resources: Any, namespace: Any, local_mode: Any
-) -> None:
+def check_init(address: Any, *, namespace: Any, local_mode: Any) -> None:
     """Refuse what a session here can't be.
 
     Raises:
@@ -46,11 +42,6 @@ def check_init(
         raise TypeError(f"init(namespace=...) expected a str, got {type(namespace).__name__}")
     if namespace == "":
         raise ValueError('init(namespace=...) expected a name, got ""; leave it out for none')
-    if num_gpus is not None and num_gpus < 0:
-        raise ValueError(f"init(num_gpus={num_gpus}) expected at least 0")
-    for name, value in (("num_gpus", num_gpus), ("resources", resources)):
-        if value:
-            raise NotImplementedError(f"init({name}={value!r:.100}) is {_LATER}: expected none")
     if local_mode:
         import warnings
 
@@ -78,10 +69,6 @@ def takes_option(name: str, value: Any) -> bool:
         return True
     if name in ("_metadata", "_labels", "enable_task_events", "_generator_backpressure_num_objects"):
         return True
-    if name == "scheduling_strategy" and value in ("DEFAULT", "SPREAD"):
-        return True
-    if name == "scheduling_strategy" and type(value).__name__ == "NodeAffinitySchedulingStrategy":
-        return True  # to this machine: there is no other
     if value:
         raise NotImplementedError(f"option {name}={value!r:.100} is {_LATER} - expected none")
     return True

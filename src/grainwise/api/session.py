@@ -73,10 +73,12 @@ def init(
         report: print `grainwise.report()` on standard error when the session ends; by default what
             `GRAINWISE_REPORT` (0 or 1) says.
         ignore_reinit_error: do nothing if the engine is running already.
-        num_gpus: none, so far.
-        resources: none, so far.
-        runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`, `pip`
-            or `uv`, ...; what their own option says is added. It is made when the first task needs it.
+        num_gpus: GPUs for tasks and actors; by default those of NVIDIA that the program may see. They are
+            named as in CUDA_VISIBLE_DEVICES, else by number.
+        resources: custom resources, `{"name": amount}`: whatever tasks and actors should not have more of at
+            the same time.
+        runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`,
+            `pip` or `uv`, ...; what their own option says is added. It is made when the first task needs it.
         namespace: what `get_runtime_context().namespace` says.
         local_mode: warns: tasks run in workers all the same.
         labels: no effect.
@@ -111,13 +113,12 @@ def init(
             )
         current.check_not_foreign()
         settings = resolve(
-            num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report
-        )
-        if address or num_gpus or resources or namespace is not None or local_mode:
+            num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report, num_gpus,
+            resources,
+        )  # fmt: skip
+        if address or namespace is not None or local_mode:
             check_init(
                 address,
-                num_gpus=num_gpus,
-                resources=resources,
                 namespace=namespace,
                 local_mode=local_mode,
             )

@@ -113,24 +113,32 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
         self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
@@ -243,18 +251,24 @@ def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the f
     *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _Decorator: ...  # fmt: skip
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
     *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _DecoratorNone: ...  # fmt: skip
 @overload
 def remote(
     *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _DecoratorMany: ...  # fmt: skip
 @overload
 def remote(
@@ -262,6 +276,8 @@ def remote(
     lifetime: Literal["detached", "non_detached"] | None = None, get_if_exists: bool | None = None,
     max_restarts: int | None = None, max_task_retries: int | None = None, max_concurrency: int | None = None,
     concurrency_groups: dict[str, int] | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _ActorDecorator: ...  # fmt: skip
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.
@@ -277,7 +293,8 @@ def remote(*args: Any, **options: Any) -> Any:
     Args:
         *args: the function or the class.
         **options: of a class:
-            num_cpus: CPUs that it occupies as long as it lives, default 0.
+            num_cpus: CPUs that it occupies as long as it lives, default 0; 1 with GPUs or custom resources.
+            num_gpus, resources, memory, scheduling_strategy: as for functions, as long as it lives.
             name, namespace: under which `get_actor` finds it.
             lifetime: "detached" lets it live until `kill` or the end of the session; by default it ends when
                 its last handle is gone.
@@ -291,6 +308,12 @@ def remote(*args: Any, **options: Any) -> Any:
 
             Of a function:
             num_cpus: CPUs that a run occupies, >= 0, default 1. 0 does not count against the limit.
+            num_gpus: GPUs, default 0: a part of one below 1, a whole number above. The task sees these GPUs
+                and no others (CUDA_VISIBLE_DEVICES), in a process of its own.
+            resources: custom resources, `{"name": amount}`, of those that `init(resources=...)` names.
+            memory: bytes of memory. So much is reserved, and a process that takes more is killed: the task
+                fails with `OutOfMemoryError`.
+            scheduling_strategy: "DEFAULT", "SPREAD", or one of `grainwise.util.scheduling_strategies`.
             num_returns: results of a call, >= 0, default 1. With 2 and more the function returns as many
                 values and `.remote()` a list of refs.
             max_retries: runs beyond the first when the worker dies, default 3, -1 for no limit. With 0 a
@@ -360,10 +383,16 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
     }
     values: dict[str, Any] = dict(zip(checks, start.astuple()))
     limit = check_limit(changes.get(LIMIT), values["num_returns"])
+    values["needs"] = start.needs
     for name, value in changes.items():
         if name not in checks:
             from .ray_arguments import takes_option
+            from .resources import RESOURCE_OPTIONS, changed
 
+            if name in RESOURCE_OPTIONS:
+                if value is not None:
+                    values["needs"] = changed(values["needs"], name, value)
+                continue
             if takes_option(name, value):
                 continue
             raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")

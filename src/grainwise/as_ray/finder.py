@@ -40,7 +40,7 @@ WHERE = {
     "ray.util.client": "grainwise.as_ray.nothing",
     "ray.util.client.common": "grainwise.as_ray.client_common",
     "ray.util.annotations": "grainwise.as_ray.annotations",
-    "ray.util.scheduling_strategies": "grainwise.as_ray.strategies",
+    "ray.util.scheduling_strategies": "grainwise.util.scheduling_strategies",
     "ray.experimental": "grainwise.as_ray.nothing",
     "ray.experimental.state": "grainwise.util.state",
     "ray.cloudpickle": "cloudpickle",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..api.ray_arguments import CLUSTERS
 from ..errors import GrainwiseError
 
-SOON = ("actors", "placement groups")
+SOON = ("actors",)
 """What is to come on one machine, too."""
 MODULES = {
     "ray.air": "Ray AIR",
@@ -34,7 +34,6 @@ MODULES = {
     "ray.util.iter": "parallel iterators",
     "ray.util.lightgbm": "LightGBM-Ray",
     "ray.util.metrics": "metrics",
-    "ray.util.placement_group": "placement groups",
     "ray.util.queue": "actors",
     "ray.util.rpdb": "the remote debugger",
     "ray.util.sgd": "Ray SGD",

@@ -9,9 +9,13 @@ The `num_returns` of a call is a count, or says what becomes of the values of a 
 
 from __future__ import annotations
 
+from .needs import NOTHING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .needs import Needs
 
 STREAMING = -1
 DYNAMIC = -2
@@ -28,7 +32,7 @@ def limit_of(num_returns: int) -> int:
 
 
 def num_refs(num_returns: int) -> int:
-    """Return how many refs a worker must name for a call: those of its end and its stream for a generator."""
+    """Return how many refs a worker must name for a call: of its end, and of a stream for a generator."""
     if num_returns < 0:
         return 1 if num_returns == DYNAMIC else 2
     return max(1, num_returns)
@@ -49,11 +53,12 @@ class ActorOptions:
         is_async: it has `async def` methods: all of them run on one event loop.
         description: what a handle is made from, see `api.actors`.
         runtime_env: canonical text of its own environment, see `environments.spec`; "" for what it inherits.
+        needs: what it takes beside CPUs.
     """
 
     __slots__ = (
         "class_name", "description", "groups", "is_async", "is_detached", "max_concurrency", "max_restarts",
-        "may_exist", "name", "namespace", "num_cpus", "runtime_env",
+        "may_exist", "name", "namespace", "needs", "num_cpus", "runtime_env",
     )  # fmt: skip
 
     def __init__(
@@ -70,7 +75,9 @@ class ActorOptions:
         is_async: bool = False,
         description: Any = None,
         runtime_env: str = "",
+        needs: Needs = NOTHING,
     ) -> None:
+        self.needs = needs
         self.class_name = class_name
         self.num_cpus = num_cpus
         self.name = name
@@ -89,7 +96,7 @@ class ActorOptions:
         return (
             self.class_name, self.num_cpus, self.name, self.namespace, self.is_detached, self.may_exist,
             self.max_restarts, self.max_concurrency, self.groups, self.is_async, self.description,
-            self.runtime_env,
+            self.runtime_env, self.needs,
         )  # fmt: skip
 
     def is_concurrent(self) -> bool:

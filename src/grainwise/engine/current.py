@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .needs import NOTHING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
 
     from ..objects.ref import ObjectRef
     from .calls import ActorOptions, MethodOptions
+    from .needs import Needs
 
     class EngineLike(Protocol):
         """What the words that users say need of an engine, in the driver and inside a task alike."""
@@ -55,6 +58,10 @@ if TYPE_CHECKING:
 
         def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
             """End an actor's process, and the actor unless it may be restarted."""
+            ...
+
+        def ask(self, what: str, *args: Any) -> Any:
+            """Ask the driver, or have it do something: see `driver.questions`."""
             ...
 
 
@@ -136,10 +143,12 @@ class Options:
         name: for messages.
         batching: tasks per batch, 0 for as many as is good, None for what the session says.
         runtime_env: canonical text of its own environment, see `environments.spec`; "" for what it inherits.
+        needs: what a run takes beside CPUs.
     """
 
     __slots__ = (
-        "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
+        "batching", "max_retries", "name", "needs", "num_cpus", "num_returns", "retry_exceptions",
+        "runtime_env",
     )  # fmt: skip
 
     def __init__(
@@ -151,7 +160,9 @@ class Options:
         name: str = "",
         batching: int | None = None,
         runtime_env: str = "",
+        needs: Needs = NOTHING,
     ) -> None:
+        self.needs = NOTHING if needs == NOTHING else needs
         self.batching = batching
         self.num_cpus = num_cpus
         self.num_returns = num_returns
@@ -170,4 +181,5 @@ class Options:
             self.name,
             self.batching,
             self.runtime_env,
+            self.needs,
         )

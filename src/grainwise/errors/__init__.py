@@ -3,6 +3,7 @@
     GrainwiseError
     ├── TaskError                 a task raised; also an instance of what it raised
     ├── WorkerCrashedError        a worker process died while it ran a task
+    ├── OutOfMemoryError          it was killed: it took more memory than it may, or than there is
     ├── WorkerStartError          worker processes fail before they can take a task
     ├── RuntimeEnvSetupError      a runtime environment can't be made
     ├── ActorError                an actor did not answer a call
@@ -52,6 +53,7 @@ __all__ = [
     "ObjectLostError",
     "ObjectStoreFullError",
     "OutOfDiskError",
+    "OutOfMemoryError",
     "RuntimeEnvSetupError",
     "SerializationError",
     "TaskCancelledError",
@@ -229,6 +231,62 @@ class WorkerCrashedError(GrainwiseError):
         )
 
 
+class OutOfMemoryError(GrainwiseError):
+    """A task or an actor was killed: it took more memory than its `memory` allows, or the machine ran short.
+
+    Attributes:
+        task_name: What was killed.
+        pid: Its process.
+        used_bytes: What of the memory was its own.
+        limit_bytes: What it was allowed; 0 for any amount.
+        machine_used_bytes, machine_total_bytes: What the machine, or its control group, had in use, and has.
+        threshold: The share of it from which on tasks are killed.
+        detail: The largest processes of the session.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task_name: str = "",
+        pid: int | None = None,
+        used_bytes: int = 0,
+        limit_bytes: int = 0,
+        machine_used_bytes: int = 0,
+        machine_total_bytes: int = 0,
+        threshold: float = 0.0,
+        detail: str = "",
+    ) -> None:
+        self.task_name = task_name
+        self.pid = pid
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+        self.machine_used_bytes = machine_used_bytes
+        self.machine_total_bytes = machine_total_bytes
+        self.threshold = threshold
+        self.detail = detail
+        super().__init__(message or self._message())
+
+    def _message(self) -> str:
+        worker = "" if self.pid is None else f"in worker {self.pid}"
+        if self.limit_bytes:
+            return sentence(
+                f"{self.task_name!r} was killed because it took more memory than it may",
+                f"expected at most {size_text(self.limit_bytes)}, got {size_text(self.used_bytes)}",
+                worker,
+                "raise memory=, or have it keep less at once",
+                detail=self.detail,
+            )
+        return sentence(
+            f"{self.task_name!r} was killed because the machine ran short of memory",
+            f"expected at most {self.threshold:.0%} of {size_text(self.machine_total_bytes)} in use, got "
+            f"{size_text(self.machine_used_bytes)}",
+            f"{worker}, which had {size_text(self.used_bytes)}".lstrip(", "),
+            "reserve what tasks need with memory=, or have fewer run at once with num_cpus=",
+            detail=self.detail,
+        )
+
+
 class WorkerStartError(GrainwiseError):
     """Worker processes fail before they can take a task.
 
@@ -346,9 +404,9 @@ class ObjectStoreFullError(GrainwiseError):
         super().__init__(
             message
             or sentence(
-                f"an object of {_size(requested_bytes)} does not fit into the object store",
-                f"expected that much room, got {_size(free_bytes)}",
-                f"{_size(used_bytes)} of {_size(capacity_bytes)} are used",
+                f"an object of {size_text(requested_bytes)} does not fit into the object store",
+                f"expected that much room, got {size_text(free_bytes)}",
+                f"{size_text(used_bytes)} of {size_text(capacity_bytes)} are used",
                 "delete refs that are no longer needed, or call init(object_store_memory=...) with more",
             )
         )
@@ -390,7 +448,7 @@ class EngineClosedError(GrainwiseError, RuntimeError):
 
 
 class InfeasibleTaskError(GrainwiseError, ValueError):
-    """A task asks for more CPUs than there are, so that it could never run."""
+    """A task or an actor asks for more than there is, so that it could never run."""
 
 
 class InternalError(GrainwiseError):
@@ -444,7 +502,8 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-def _size(n_bytes: int) -> str:
+def size_text(n_bytes: int) -> str:
+    """Return a size for a message."""
     if n_bytes < 1024:
         return f"{n_bytes} B"
     power = min((n_bytes.bit_length() - 1) // 10, 4)

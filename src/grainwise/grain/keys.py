@@ -43,9 +43,7 @@ class Key:
         "max_workers", "probes", "ready",
     )  # fmt: skip
 
-    def __init__(
-        self, cpus: float, estimate: Estimate, limit: int, home: int | None, line: Line
-    ) -> None:
+    def __init__(self, cpus: float, estimate: Estimate, limit: int, home: int | None, line: Line) -> None:
         self.cpus = cpus
         self.line = line
         self.estimate = estimate

@@ -172,7 +172,15 @@ class Policy:
 
     def reserve(self, cpus: float) -> None:
         """Note that something else occupies CPUs, as actors do; below 0 it gives them back."""
-        self._roster.cpus_in_use += cpus
+        self._roster.use(cpus)
+
+    def cpus_in_use(self) -> float:
+        """Return how many CPUs tasks occupy that are not blocked, and what is reserved."""
+        return self._roster.cpus_in_use
+
+    def hold_back(self, is_needed: bool) -> None:
+        """Send nothing behind what runs: something else has reserved CPUs and waits for them to be free."""
+        self._roster.holds_back = is_needed
 
     def suspect(self, key: Hashable, is_suspect: bool) -> None:
         """Note that a task of a key has killed a worker, or that one has succeeded since."""

@@ -63,12 +63,13 @@ class Roster:
         idle: numbers of those of the program's own environment with nothing sent, latest last.
         next_worker: the number of the next one to be started.
         cpus_in_use: by all that are not blocked.
+        holds_back: something else waits for CPUs: nothing is sent behind what runs.
         num_blocked: how many wait for others.
     """
 
     __slots__ = (
-        "_keys", "_known_keys", "_quantum_s", "cpus_in_use", "half", "idle", "next_worker", "num_blocked",
-        "num_cpus", "workers",
+        "_keys", "_known_keys", "_quantum_s", "cpus_in_use", "half", "holds_back", "idle", "next_worker",
+        "num_blocked", "num_cpus", "workers",
     )  # fmt: skip
 
     def __init__(self, num_cpus: float, keys: Keys, quantum_s: float) -> None:
@@ -82,6 +83,7 @@ class Roster:
         self.next_worker = 0
         self.cpus_in_use = 0.0
         self.num_blocked = 0
+        self.holds_back = False
 
     # -- what they hold --------------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class Roster:
         """Note that a worker's task waits for others."""
         worker = self.workers[number]
         if not worker.is_blocked:
-            self.cpus_in_use -= worker.cpus
+            self.use(-worker.cpus)
             worker.is_blocked = True
             self.num_blocked += 1
             self._file(number, worker)
@@ -170,7 +172,7 @@ class Roster:
         if worker.is_blocked:
             worker.is_blocked = False
             self.num_blocked -= 1
-            self.cpus_in_use += worker.cpus
+            self.use(worker.cpus)
             self._file(number, worker)
 
     def remove(self, number: int) -> None:
@@ -187,7 +189,7 @@ class Roster:
         if worker.is_blocked:
             self.num_blocked -= 1
         else:
-            self.cpus_in_use -= worker.cpus
+            self.use(-worker.cpus)
         for name, count in worker.held.items():
             key = self._known_keys.get(name)
             if key is not None:
@@ -202,7 +204,7 @@ class Roster:
         if key.max_workers and not self.may_hold(worker, key):
             return False
         if worker.held:
-            return may_share(key.cpus, worker.cpus)
+            return may_share(key.cpus, worker.cpus) and not self.holds_back
         if not key.cpus:
             return self.num_without_cpu() < MAX_EXTRA_WORKERS  # they must leave room for the others
         return self.cpus_in_use + key.cpus <= self.num_cpus + EPSILON
@@ -240,9 +242,14 @@ class Roster:
         """Return idle workers of all environments."""
         return [number for line in self._keys.lines.values() for number in line.idle]
 
+    def use(self, cpus: float) -> None:
+        """Count so many more CPUs as in use, below 0 fewer; tenths and thirds add up without drifting."""
+        in_use = self.cpus_in_use + cpus
+        self.cpus_in_use = round(in_use, 6) if cpus % 1.0 else in_use
+
     def _occupy(self, worker: Worker, cpus: float) -> None:
-        if not worker.is_blocked:
-            self.cpus_in_use += cpus - worker.cpus
+        if not worker.is_blocked and cpus != worker.cpus:
+            self.use(cpus - worker.cpus)
         worker.cpus = cpus
 
     def _file(self, number: int, worker: Worker) -> None:

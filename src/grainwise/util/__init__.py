@@ -5,6 +5,7 @@ grainwise.util.joblib.register_ray       the name "ray" for joblib's backend
 grainwise.util.state                     what runs now
 inspect_serializability, register_serializer, deregister_serializer
 as_completed, map_unordered, get_node_ip_address, log_once
+placement_group, remove_placement_group  resources set aside together; strategies in scheduling_strategies
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from .once import disable_log_once_globally as disable_log_once_globally
     from .once import enable_periodic_logging as enable_periodic_logging
     from .once import log_once as log_once
+    from .placement_group import get_current_placement_group as get_current_placement_group
+    from .placement_group import get_placement_group as get_placement_group
+    from .placement_group import placement_group as placement_group
+    from .placement_group import placement_group_table as placement_group_table
+    from .placement_group import remove_placement_group as remove_placement_group
     from .serializability import inspect_serializability as inspect_serializability
     from .serializers import deregister_serializer as deregister_serializer
     from .serializers import register_serializer as register_serializer
@@ -30,25 +36,35 @@ _WHERE = {
     "disable_log_once_globally": "once",
     "enable_periodic_logging": "once",
     "log_once": "once",
+    "placement_group": "placement_group",
+    "get_current_placement_group": "placement_group",
+    "get_placement_group": "placement_group",
+    "placement_group_table": "placement_group",
+    "remove_placement_group": "placement_group",
     "inspect_serializability": "serializability",
     "deregister_serializer": "serializers",
     "register_serializer": "serializers",
 }
 _LATER = {"ActorPool": "actor_pool"}
 """Names whose modules may not be there."""
-_MODULES = ("actor_pool", "dask", "joblib", "multiprocessing", "placement_group", "queue", "state")
+_MODULES = ("actor_pool", "dask", "joblib", "multiprocessing", "queue", "scheduling_strategies", "state")
 
 __all__ = [
     "as_completed",
     "deregister_serializer",
     "disable_log_once_globally",
     "enable_periodic_logging",
+    "get_current_placement_group",
     "get_node_instance_id",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "log_once",
     "map_unordered",
+    "placement_group",
+    "placement_group_table",
     "register_serializer",
+    "remove_placement_group",
 ]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..wire.tasks import Call
     from .actors import Actors
     from .environment import Environment
+    from .reserved import Lease
 
 NEW = 0  # no process yet
 STARTING = 1  # its process is to make it
@@ -66,13 +67,13 @@ class Actor:
         is_leaving: it ends itself: why.
         is_starting: the ref of its constructor's call, until that has ended.
         environment: that of its process, None for the program's own.
-        is_reserved: it occupies its CPUs; is_lending: it waits for others, which may have them.
+        lease: what it occupies, if that is anything.
     """
 
     __slots__ = (
         "__weakref__", "creation", "environment", "error", "function", "handle", "has_calls", "held", "id",
-        "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep",
-        "num_restarts", "open", "options", "ref", "send_at", "specs", "state",
+        "is_concurrent", "is_dropped", "is_leaving", "is_starting", "keep", "lease", "num_restarts",
+        "open", "options", "ref", "send_at", "specs", "state",
     )  # fmt: skip
 
     def __init__(self, identity: int, function: Function, options: ActorOptions, creation: Call) -> None:
@@ -95,8 +96,7 @@ class Actor:
         self.keep: ActorRef | None = None
         self.is_dropped = False
         self.is_leaving = ""
-        self.is_reserved = False
-        self.is_lending = False
+        self.lease: Lease | None = None
         self.is_starting: ObjectRef[Any] | None = None
 
     def spec_of(self, options: MethodOptions) -> TaskSpec:
@@ -138,6 +138,10 @@ class Actor:
         if self.options.is_detached:
             self.keep = ref
         return ref
+
+    def is_waiting_for_lease(self) -> bool:
+        """Say whether it can't begin before it has what it is to occupy."""
+        return self.state == NEW and self.lease is None
 
     def may_restart(self) -> bool:
         """Say whether it is made again when its process dies now."""

@@ -30,14 +30,12 @@ class ActorEnds:
         active: those with something in their queue, or without a process that they could have.
         by_id: those that are not dead.
         names: those that can be found, by namespace and name.
-        reserved_cpus: what they occupy together.
     """
 
     engine: Engine
     active: dict[Actor, None]
     by_id: dict[int, Actor]
     names: dict[tuple[str, str], Actor]
-    reserved_cpus: float
     _dropped: deque[int]
     _dead: weakref.WeakKeyDictionary[ActorRef, Actor]
 
@@ -143,11 +141,9 @@ class ActorEnds:
             actor.keep = None
 
     def _unreserve(self, actor: Actor) -> None:
-        if actor.is_reserved:
-            self.lend(actor, False)
-            actor.is_reserved = False
-            self.reserved_cpus -= actor.options.num_cpus
-            self.engine.dispatcher.policy.reserve(-actor.options.num_cpus)
+        lease, actor.lease = actor.lease, None
+        if lease is not None:
+            self.engine.reserved.release(lease)
             for other in self.by_id.values():
                 if other.state == NEW:
                     self.active[other] = None
@@ -192,11 +188,18 @@ class ActorEnds:
             engine.counters.crashes += 1
             engine.record.crashed(handle.uid)
         if not may_restart:
-            died: GrainwiseError = self._died(actor, actor.is_leaving or "its process died", handle)
+            why = actor.is_leaving or "its process died"
             environment = actor.environment
-            if not handle.is_up and environment is not None and environment.error is not None:
+            if handle.verdict is not None:
+                why = str(handle.verdict.error).partition("\n")[0]
+            died: GrainwiseError = self._died(actor, why, handle)
+            if handle.verdict is not None:
+                died.__cause__ = handle.verdict.error
+            elif not handle.is_up and environment is not None and environment.error is not None:
                 died = environment.error
-            for ref in (*begun, *rest):
+            for ref in begun:
+                engine.results.fail(ref, died if handle.verdict is None else handle.verdict.error)
+            for ref in rest:
                 engine.results.fail(ref, died)
             self.die(actor, died)
             return
@@ -215,7 +218,7 @@ class ActorEnds:
             if spec.max_retries and (is_free or engine.results.charge(spec, ref)):
                 again.append(ref)
             else:
-                engine.results.fail(ref, error)
+                engine.results.fail(ref, error if handle.verdict is None else handle.verdict.error)
         engine.dispatcher.queue_first([ref for ref in (*again, *rest) if ref is not starting])
         actor.is_starting = None
         if starting is not None:
@@ -249,10 +252,8 @@ class ActorEnds:
 
     def lend(self, actor: Actor, is_waiting: bool) -> None:
         """An actor's call waits for others, or goes on: meanwhile the CPUs that it has are others'."""
-        if is_waiting != actor.is_lending and actor.is_reserved:
-            actor.is_lending = is_waiting
-            cpus = actor.options.num_cpus
-            self.engine.dispatcher.policy.reserve(-cpus if is_waiting else cpus)
+        if actor.lease is not None:
+            self.engine.reserved.lend(actor.lease, is_waiting)
 
     # -- cancelling ------------------------------------------------------------------------------------
 

@@ -31,11 +31,11 @@ from ...errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
     EngineClosedError,
-    InfeasibleTaskError,
     WorkerStartError,
 )  # fmt: skip
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, pack
 from ...objects.ref import FAILED, PACKED, ObjectRef
+from ..needs import is_special, normal
 from ..wire.tasks import Call, TaskSpec
 from .actor import ALIVE, DEAD, NEW, Actor, ActorRef
 from .actor_sending import ActorSending
@@ -72,7 +72,6 @@ class Actors(ActorSending):
         self.missed: deque[Actor] = deque()
         self.by_id: dict[int, Actor] = {}
         self.names: dict[tuple[str, str], Actor] = {}
-        self.reserved_cpus = 0.0
         self._dropped: deque[int] = deque()
         self._dead: weakref.WeakKeyDictionary[ActorRef, Actor] = weakref.WeakKeyDictionary()
 
@@ -123,15 +122,11 @@ class Actors(ActorSending):
         """Enter a new actor and start it; `parent` is the environment of who has made it.
 
         Raises:
-            InfeasibleTaskError: more CPUs are asked for than the engine has.
+            InfeasibleTaskError: more is asked for than the engine has.
             ActorAlreadyExistsError: the name is taken.
         """
-        have = self.engine.settings.num_cpus
-        if options.num_cpus > have:
-            raise InfeasibleTaskError(
-                f"actor {options.class_name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
-                f"{have:g}, which is what the engine has"
-            )
+        options.needs = normal(options.needs)
+        self.engine.reserved.check_feasible(options.num_cpus, options.needs, f"actor {options.class_name!r}")
         key = (options.namespace, options.name)
         if options.name and self._find(options.name, options.namespace) is not None:
             raise ActorAlreadyExistsError(
@@ -188,19 +183,21 @@ class Actors(ActorSending):
         self.active[actor] = None
 
     def _place(self, actor: Actor) -> WorkerHandle | None:
-        """Start an actor's process, once there are CPUs for it."""
-        cpus = actor.options.num_cpus
-        engine, environment = self.engine, actor.environment
+        """Start an actor's process, once there is what it occupies, and its environment."""
+        engine, options, environment = self.engine, actor.options, actor.environment
         if environment is not None and not engine.environments.is_there(environment):
             if environment.error is not None and environment.state == FAILED_TO_MAKE:
                 self.die(actor, environment.error)
             return None
-        if cpus and not actor.is_reserved:
-            if self.reserved_cpus + cpus > engine.settings.num_cpus + 1e-9:
-                return None  # until another actor ends
-            actor.is_reserved = True
-            self.reserved_cpus += cpus
-            engine.dispatcher.policy.reserve(cpus)
+        if actor.lease is None and (options.num_cpus or is_special(options.needs)):
+            error = engine.reserved.removed(options.needs, "actor")
+            if error is not None:
+                self.die(actor, error)
+                return None
+            engine.dispatcher.is_reserving = True
+            actor.lease = engine.reserved.admit(actor, options.num_cpus, options.needs)
+            if actor.lease is None:
+                return None  # until others have ended
         try:
             handle = engine.pool.start_worker(-1, environment)
         except (OSError, WorkerStartError) as error:
@@ -208,6 +205,9 @@ class Actors(ActorSending):
             return None
         handle.actor = actor
         actor.handle = handle
+        if actor.lease is not None:
+            handle.limit_bytes = actor.lease.limit_bytes()
+            engine.reserved.equip(handle, actor.lease)
         return handle
 
     # -- finding ---------------------------------------------------------------------------------------

@@ -41,6 +41,25 @@ _KILLED = 9
 UNCLAIM_S = 0.02
 
 
+class Verdict:
+    """Why we kill a process, and what becomes of the item that it runs.
+
+    Attributes:
+        error: what the item fails with, unless it runs again.
+        item: batch and index of the one that was meant; another one that has begun since may not be blamed.
+        again_s: it runs again, uncharged, after so long; None for never.
+    """
+
+    __slots__ = ("again_s", "error", "item")
+
+    def __init__(
+        self, error: GrainwiseError, item: tuple[int, int] | None = None, again_s: float | None = None
+    ) -> None:
+        self.error = error
+        self.item = item
+        self.again_s = again_s
+
+
 # -- processes -----------------------------------------------------------------------------------------
 
 
@@ -95,6 +114,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     for batch in reversed(list(handle.batches.values())):
         engine.record.lost(batch.stop - batch.base)
         blames_task |= _settle(engine, handle, batch, started if batch.seq == running else None)
+    engine.reserved.died(handle)
     detail = "" if handle.is_up else _last_words(engine, handle)
     engine.dispatcher.policy.died(handle.number)
     engine.dispatcher.by_number.pop(handle.number, None)
@@ -125,6 +145,11 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
     if started is not None and batch.base <= started < batch.stop:
         suspect = batch.refs[started]
         spec = batch.spec_at(started)
+        if handle.verdict is not None:
+            _carry_out(engine, handle.verdict, batch, started)
+            rest.remove(suspect)
+            engine.dispatcher.queue_first(rest)
+            return True
         if handle.words[control.IN_CHILD]:
             # It ran a child of its own: not its doing. Next time it leaves them to us, and we learn which.
             spec.sends_children = True
@@ -143,6 +168,19 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
     return found
 
 
+def _carry_out(engine: Engine, verdict: Verdict, batch: SentBatch, started: int) -> None:
+    """Do to the running item of a process that we have killed what was decided."""
+    suspect, spec = batch.refs[started], batch.spec_at(started)
+    if suspect._state.__class__ is not TaskSpec:
+        return
+    if verdict.item not in (None, (batch.seq, started)) and spec.max_retries:
+        engine.dispatcher.queue_first([suspect])
+    elif verdict.again_s is not None:
+        engine.memory.put_off(suspect, verdict.again_s)
+    else:
+        engine.results.fail(suspect, verdict.error)
+
+
 def _settle_run(
     engine: Engine, handle: WorkerHandle, batch: SentBatch, run: Run, started: int | None
 ) -> bool:
@@ -159,7 +197,8 @@ def _settle_run(
         return bool(batch.is_blocked or in_child)
     run.put_back(batch, started + 1, batch.stop)
     run.put_back(batch, batch.base, started)
-    run.died(batch, started, _crashed(handle, batch, started))
+    error = _crashed(handle, batch, started) if handle.verdict is None else handle.verdict.error
+    run.died(batch, started, error)
     return True
 
 
@@ -252,6 +291,7 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
                 if ref._state.__class__ is TaskSpec:
                     engine.results.fail(ref, error)
     engine.actors.fail_all(error)
+    engine.memory.fail_all(error)
     for spec in {*engine.submissions.specs(), *engine.dispatcher.active}:
         fail_queue(engine, spec, error)
     engine.leadership.wake()

@@ -60,6 +60,7 @@ class Dispatcher(TakingBack):
         by_number: workers by the number that the policy gave them.
         num_sent: batches sent and not ended.
         has_unstarted: at the last look a worker was free and others had tasks that they had not begun.
+        is_reserving: something takes more than CPUs, see `reserved`.
     """
 
     def __init__(self, engine: Engine, num_cpus: float) -> None:
@@ -70,6 +71,7 @@ class Dispatcher(TakingBack):
         self.missed: deque[TaskSpec] = deque()
         self.num_sent = 0
         self.has_unstarted = False
+        self.is_reserving = False
         self.suspects: set[TaskSpec] = set()
         self.by_number: dict[int, WorkerHandle] = {}
 
@@ -98,6 +100,8 @@ class Dispatcher(TakingBack):
             policy.forget(dead_keys.popleft())
         if dead_functions:
             self.forget_functions()
+        if self.is_reserving:
+            self.engine.reserved.look()
         if active and not (waiting and len(active) == 1 and self._dispatch_lone()):
             specs: dict[Any, TaskSpec] = {}
             unsettled = self.engine.environments.unsettled
@@ -173,14 +177,14 @@ class Dispatcher(TakingBack):
             return
         first = specs[send.parts[0][0]]
         if first.run is not None:
-            self._send_run(handle, first, send)
+            self.send_run(handle, first, send)
             return
         refs: list[ObjectRef[Any]] = []
         parts: list[tuple[int, TaskSpec]] = []
         room = INLINE_BATCH_BYTES
         for key, count in send.parts:
             spec = specs[key]
-            taken, room = self._pop(spec, count, room)
+            taken, room = self.pop(spec, count, room)
             if len(taken) < count:
                 self.policy.returned(send.worker, key, count - len(taken))
             if taken:
@@ -232,6 +236,7 @@ class Dispatcher(TakingBack):
                 for other in found
                 if (follower := other._state).__class__ is TaskSpec
                 and follower.actor is None
+                and follower.needs is None
                 and not other._value.is_sent
                 and may_share(follower.num_cpus, first.num_cpus)
                 and follower.environment is first.environment
@@ -273,7 +278,7 @@ class Dispatcher(TakingBack):
                 crash.retire(self.engine, idle)
         return handle
 
-    def _pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:
+    def pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:
         """Take refs off a queue, passing over what was cancelled or sent otherwise.
 
         Returns:
@@ -332,8 +337,9 @@ class Dispatcher(TakingBack):
             has_calls = has_calls or spec.has_calls
             if not spec.max_retries:
                 flags |= EACH
-            if spec.num_cpus != 1 or spec.sends_children:
+            if spec.num_cpus != 1 or spec.sends_children or spec.needs is not None:
                 lends_cpu = 0
+                wire_parts[-1] += (spec.num_cpus,)
             begin = end
         if not flags & EACH:
             flags |= lends_cpu
@@ -361,7 +367,7 @@ class Dispatcher(TakingBack):
         batch = self.note_sent(handle, SentBatch(seq, refs, parts, flags, num_free))
         batch.calls = calls
 
-    def _send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
+    def send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
         """Send items of a run."""
         run = spec.run
         ((key, wanted),) = send.parts
@@ -385,9 +391,9 @@ class Dispatcher(TakingBack):
                 is_loose = False
                 lend = self.engine.borders.lender(handle)
                 values = [item.wire(lend) if item.__class__ is Call else item for item in items]
-            part = (count, spec.function.id, self._hint(spec), 1, spec.name)
+            part = (count, spec.function.id, self._hint(spec), 1, spec.name, spec.num_cpus)
             flags = item_flags & ~(CALLS | CAREFUL) | (
-                LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children else 0
+                LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children and spec.needs is None else 0
             )
             _open_claims(handle, seq)
             if is_loose:

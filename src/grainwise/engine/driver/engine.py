@@ -29,13 +29,15 @@ from ..processes.output import Output
 from ..wire import control
 from ..wire.channel import SPIN_S
 from ..wire.tasks import FREE, TaskSpec
-from . import crash
+from . import crash, questions
 from .actors import Actors
 from .backstop import Backstop
 from .borders import Borders
 from .deadlines import Deadlines
 from .dispatcher import Dispatcher
 from .environments import Environments
+from .memory_monitor import MemoryMonitor
+from .reserved import Reserved
 from .results import Results
 from .runs import Run
 from .streams import Streams
@@ -108,10 +110,12 @@ class Engine(Words):
         self.environments = Environments(self, runtime_env)
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
+        self.reserved = Reserved(self)
         self.actors = Actors(self)
         self.streams = Streams(self)
         self.results = Results(self)
         self.deadlines = Deadlines(self)
+        self.memory = MemoryMonitor(self)
         self.backstop = Backstop(self)
         self.num_waiting = 0
         self.num_callbacks = 0
@@ -155,6 +159,15 @@ class Engine(Words):
             self.actors.kill_by_id(ref._id, no_restart=no_restart)
         self.kick()
         self.run_callbacks()
+
+    def ask(self, what: str, *args: Any) -> Any:
+        """Answer a question, or do what is asked: see `questions`."""
+        self.check_open()
+        with self.turn:
+            found = questions.ANSWERS[what](self, *args)
+        self.kick()
+        self.run_callbacks()
+        return found
 
     def open_run(
         self, function: Exportable, options: Options, timeout_s: float | None, max_workers: int
@@ -229,7 +242,13 @@ class Engine(Words):
                 self._on_event(fd)
             self.deadlines.look()
             dispatcher = self.dispatcher
-            if dispatcher.active or dispatcher.num_sent or dispatcher.missed or self.actors.has_work():
+            if (
+                dispatcher.active
+                or dispatcher.num_sent
+                or dispatcher.missed
+                or self.actors.has_work()
+                or (dispatcher.is_reserving and self.reserved.has_work())
+            ):
                 is_waiting = self.num_waiting > 0 or self.backstop.is_silent()
                 dispatcher.dispatch(is_waiting)
                 if is_waiting and dispatcher.num_sent:
@@ -335,12 +354,14 @@ class Engine(Words):
             not self.dispatcher.active
             and not self.actors.has_work()
             and not self.store.dropped
+            and not self.memory.has_work()
             and not any(handle.batches or handle.waits for handle in self.pool.workers.values())
         )
 
     def tidy(self, *, is_idle: bool) -> None:
         """Free, spill ahead and end surplus workers; called by the backstop. The caller has the turn."""
         self.dispatcher.forget_functions()
+        self.memory.look()
         if self.actors.has_work():
             self.actors.send(waiting=False)
         self.store.collect()
@@ -354,6 +375,7 @@ class Engine(Words):
         if len(self.pool.templates) > 1:
             self.environments.tidy()
         if is_idle:
+            self.reserved.tidy()
             self.store.trim(KEEP_BYTES)
             now = monotonic()
             for number in self.dispatcher.policy.surplus():
@@ -387,6 +409,7 @@ class Engine(Words):
                 by_number = self.dispatcher.by_number
                 self._outdated.update(number for number, handle in by_number.items() if handle.is_up)
                 self._retire_outdated()
+                self.reserved.renew()
 
     def _retire_outdated(self) -> None:
         by_number = self.dispatcher.by_number

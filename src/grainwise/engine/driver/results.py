@@ -176,6 +176,8 @@ class Results:
         nested.batch_ended(self.engine, handle, batch)
         if handle.actor is not None:
             self.engine.actors.batch_ended(handle.actor)
+        elif handle.lease is not None and not handle.batches:
+            self.engine.reserved.ended(handle)
 
     def resolve(self, handle: WorkerHandle, ref: ObjectRef[Any], value: Any) -> None:
         """Give one ref its result."""

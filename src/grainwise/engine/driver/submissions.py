@@ -15,6 +15,7 @@ from time import perf_counter
 from ...errors import EngineClosedError, InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
 from ...objects.ref import FAILED, PACKED, ObjectRef
+from ..needs import NOTHING, is_special, normal
 from ..wire.failures import pack_or_name
 from ..wire.tasks import Call, Function, TaskSpec, argument_name, function_identity
 
@@ -127,9 +128,11 @@ class Submissions:
         """Refuse what can never run.
 
         Raises:
-            InfeasibleTaskError: it asks for more CPUs than there are.
+            InfeasibleTaskError: it asks for more than there is.
         """
-        if options.num_cpus > self.engine.settings.num_cpus:
+        if options.needs is not NOTHING and is_special(options.needs):
+            self.engine.reserved.check_feasible(options.num_cpus, options.needs, f"task {options.name!r}")
+        elif options.num_cpus > self.engine.settings.num_cpus:
             raise InfeasibleTaskError(
                 f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
                 f"{self.engine.settings.num_cpus:g}, which is what the engine has"
@@ -159,6 +162,9 @@ class Submissions:
         with self._lock:
             spec = self._specs.get(key)
             if spec is None:
+                needs = normal(options.needs) if is_special(options.needs) else None
+                if needs is not None:
+                    self.engine.dispatcher.is_reserving = True
                 self.engine.record.function(options.name).num_cpus = options.num_cpus
                 spec = self._specs[key] = TaskSpec(
                     function,
@@ -168,6 +174,7 @@ class Submissions:
                     retry_exceptions=options.retry_exceptions,
                     name=options.name,
                     batching=self.engine.settings.batching if options.batching is None else options.batching,
+                    needs=needs,
                 )
                 spec.environment = environment
             return spec

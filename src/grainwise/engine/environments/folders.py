@@ -29,7 +29,11 @@ MAX_TRIES = 3
 
 
 def snapshot(
-    cache: Cache, path: str, excludes: Sequence[str], inside: str = "", check: Callable[[], None] | None = None
+    cache: Cache,
+    path: str,
+    excludes: Sequence[str],
+    inside: str = "",
+    check: Callable[[], None] | None = None,
 ) -> Entry:
     """Return a copy of a folder or file, or what an archive holds.
 
@@ -181,7 +185,9 @@ def _digest(files: Sequence[tuple[str, str, str | None]], check: Callable[[], No
                 while chunk := file.read(CHUNK_BYTES):
                     own.update(chunk)
             content = own.digest()
-        whole.update(f"{kind} {found.st_mode & 0o100:o} {len(name)} {name}\0".encode("utf-8", "surrogateescape"))
+        whole.update(
+            f"{kind} {found.st_mode & 0o100:o} {len(name)} {name}\0".encode("utf-8", "surrogateescape")
+        )
         whole.update(len(content).to_bytes(8, "little") + content)
     return whole.hexdigest()
 

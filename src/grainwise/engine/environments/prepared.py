@@ -1,7 +1,7 @@
 """What a template process is started with so that its workers are in an environment.
 
-    prepare(text) ── folders ──► copies of working_dir and py_modules
-                  └─ virtual ──► a virtual environment with the packages
+prepare(text) ── folders ──► copies of working_dir and py_modules
+└─ virtual ──► a virtual environment with the packages
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ def prepare(text: str, cache: Cache, check: Callable[[], None]) -> Prepared:
     return made
 
 
-def _prepare_folders(
-    made: Prepared, found: dict[str, Any], cache: Cache, check: Callable[[], None]
-) -> None:
+def _prepare_folders(made: Prepared, found: dict[str, Any], cache: Cache, check: Callable[[], None]) -> None:
     from .folders import snapshot
 
     excludes = found.get("excludes", ())
@@ -138,9 +136,7 @@ def _prepare_folders(
             made.first.append(entry.path)
 
 
-def _prepare_packages(
-    made: Prepared, found: dict[str, Any], cache: Cache, check: Callable[[], None]
-) -> None:
+def _prepare_packages(made: Prepared, found: dict[str, Any], cache: Cache, check: Callable[[], None]) -> None:
     wheels = [module for module in found.get("py_modules", ()) if module.endswith(".whl")]
     tool = next((name for name in ("pip", "uv") if name in found), "")
     if not wheels and not tool:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from ...config import Settings
     from ..driver.actor import Actor
     from ..driver.batches import SentBatch
+    from ..driver.crash import Verdict
     from ..driver.environment import Environment
+    from ..driver.reserved import Lease
 
 MAX_START_FAILURES = 5
 IDLE_TIMEOUT_S = 1
@@ -76,13 +78,16 @@ class WorkerHandle:
         actor: the one that it was started for, None for a worker that runs tasks.
         template: its parent; environment: the one that it serves, None for the program's own.
         stack: sequence numbers of batches whose running task is blocked, outermost first.
+        lease: what its call has beside CPUs, see `driver.reserved`; None for other workers.
+        limit_bytes: what it may take of the memory, 0 for any amount.
+        verdict: why it is being killed, see `driver.crash`.
     """
 
     __slots__ = (
         "actor", "batches", "channel", "crash_fd", "environment", "error_fd", "fd_socket", "functions",
-        "is_exited", "is_up", "known_arenas", "last_progress", "last_words", "loans", "next_seq", "number",
-        "output_fd", "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "taught",
-        "template", "uid", "used_at", "waits", "words", "write_blocked",
+        "is_exited", "is_up", "known_arenas", "last_progress", "last_words", "lease", "limit_bytes", "loans",
+        "next_seq", "number", "output_fd", "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack",
+        "status", "taught", "template", "uid", "used_at", "verdict", "waits", "words", "write_blocked",
     )  # fmt: skip
 
     def __init__(self, uid: int, number: int, slot: int, words: memoryview, files: list[int]) -> None:
@@ -110,6 +115,9 @@ class WorkerHandle:
         self.taught: dict[bytes, Any] = {}
         self.write_blocked = False
         self.last_words = ""
+        self.lease: Lease | None = None
+        self.limit_bytes = 0
+        self.verdict: Verdict | None = None
         self.output_fd, self.error_fd, self.crash_fd = files
         self.environment: Environment | None = None
         self.template: TemplateHandle
@@ -345,6 +353,7 @@ def open_pool(settings: Settings) -> Pool:
         take_back=settings.take_back,
         log_to_driver=settings.log_to_driver,
         tag_output=settings.tag_output,
+        totals=settings.totals(),
     )
     pool = Pool(told, settings.threads_per_worker)
     try:

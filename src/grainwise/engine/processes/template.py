@@ -184,7 +184,9 @@ class Template:
             os.chdir(settings["folder"])
         for folder in settings.get("site_folders", ()):
             names = sorted(name for name in os.listdir(folder) if name.endswith(".pth"))
-            names = [name for name in names if name != settings["own_pth"]]  # for other processes than workers
+            names = [
+                name for name in names if name != settings["own_pth"]
+            ]  # for other processes than workers
             if names:
                 import site
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..driver.environment import Environment
     from ..driver.runs import Run
     from ..driver.streams import Stream
+    from ..needs import Needs
 
 # Messages to a worker: a tuple that begins with one of these.
 RUN = 0  # seq, flags, values, parts: (end, function id, sub-block hint, num_returns, task name), first index
@@ -33,6 +34,7 @@ EXIT = 5
 FORGET = 6  # function id
 ACT = 7  # class name, is it async?, how many calls at once, groups: of an actor whose calls may run at once
 CANCEL_CALL = 8  # seq, index: a call of such an actor
+EQUIP = 12  # resources, GPUs, placement group: what the calls that follow have
 
 # Messages from a worker.
 RESULTS = 16  # seq, start, values, all plain?, times: (part, run count, total s, worst s), stopped at, usage
@@ -47,6 +49,7 @@ DONE = 28  # (seq, index, part, value, seconds) of each of some calls of an acto
 FIND_ACTOR = 25  # identity for the answer, name, namespace
 KILL_ACTOR = 26  # identity, whether it may restart
 LEAVING = 27  # the actor ends itself: why
+ASK = 32  # identity for the answer, what, arguments: see `driver.questions`
 YIELDED = 40  # seq, index, number of the first, values that a generator has yielded
 PAUSED = 41  # seq, index, identity of what it waits for, how many values: a generator is far ahead
 TAKE = 42  # identity of a stream, identities for its next values, how many were taken, one for an answer or 0
@@ -120,6 +123,7 @@ class TaskSpec:
         actor: whose method it is, see `driver.actors`; None for tasks. Specs of one actor share one queue.
         environment: of its tasks' processes, None for the program's own.
         method: its name; group: the concurrency group that it runs in.
+        needs: what its calls take beside CPUs, see `driver.reserved`; None for nothing.
     """
 
     __slots__ = (
@@ -136,6 +140,7 @@ class TaskSpec:
         "max_retries",
         "method",
         "name",
+        "needs",
         "num_cpus",
         "num_returns",
         "number",
@@ -159,7 +164,9 @@ class TaskSpec:
         batching: int = 0,
         cost: int = 0,
         home: int | None = None,
+        needs: Needs | None = None,
     ) -> None:
+        self.needs = needs
         self.number = next(_numbers)
         self.cost = cost or self.number
         self.home = home
@@ -194,6 +201,7 @@ class TaskSpec:
             batching=self.batching,
             cost=cost,
             home=home,
+            needs=self.needs,
         )
         made.has_calls = True
         made.environment = self.environment

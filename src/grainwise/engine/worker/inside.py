@@ -54,7 +54,7 @@ class Inside(Submitting):
     """See the module docstring. Offers what `current.EngineLike` names."""
 
     def __init__(self, worker: Worker, settings: dict[str, Any]) -> None:
-        super().__init__(worker, settings["num_cpus"])
+        super().__init__(worker, settings["num_cpus"], settings["totals"])
         self.settings = settings
         self.is_waiting = False
         self._tokens = itertools.count(1)

@@ -8,6 +8,7 @@ them itself (`own_children`).
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import deque
 
@@ -16,9 +17,10 @@ from ...objects.ref import READY, ObjectRef
 from .. import current
 from ..calls import DYNAMIC, limit_of, num_refs
 from ..generators import ObjectRefGenerator
+from ..needs import NO_GROUP, infeasible, to_units, with_cpus
 from ..wire import control
 from ..wire.failures import pack_or_name
-from ..wire.tasks import CANCEL_REF, FIND_ACTOR, KILL_ACTOR, PUT, SUBMIT, argument_name
+from ..wire.tasks import ASK, CANCEL_REF, FIND_ACTOR, KILL_ACTOR, PUT, SUBMIT, argument_name
 from .own_children import LATENT, SENT, OwnChildren
 from .values import BorrowedRef, Values
 
@@ -29,10 +31,13 @@ if TYPE_CHECKING:
 
     from ..calls import ActorOptions, MethodOptions
     from ..current import Exportable, Options
+    from ..needs import Needs
     from .loop import Worker
     from .yielding import Flow
 
 SHIP_AT = 64
+LATE = "group_ready"
+"""What is asked for where the answer may come much later: see `driver.questions`."""
 UID_SHIFT = 40
 
 
@@ -71,11 +76,20 @@ class Submitting(Values):
         own: runs children out of the buffer.
         flows: the generators that run; changes under the worker's send lock.
         waited_s: how long the running item has waited for others.
+        totals: what the session has.
+        assigned: what this task or actor has, None if that is CPUs only; gpu_ids: its GPUs; group: its
+            placement group and whether what it submits goes there, too.
+        are_gpus_named: the program had them named by CUDA_VISIBLE_DEVICES.
     """
 
-    def __init__(self, worker: Worker, num_cpus: float) -> None:
+    def __init__(self, worker: Worker, num_cpus: float, totals: dict[str, float]) -> None:
         super().__init__(worker)
         self.num_cpus = num_cpus
+        self.totals = totals
+        self.assigned: dict[str, float] | None = None
+        self.gpu_ids: list[str] = []
+        self.are_gpus_named = "CUDA_VISIBLE_DEVICES" in os.environ
+        self.group: tuple[str, bool] | None = None
         self.is_closed = False
         self.waited_s = 0.0
         self.buffer: deque[Child] = deque()
@@ -89,17 +103,11 @@ class Submitting(Values):
         self, function: Exportable, options: Options, again: Callable[..., Any] | None = None
     ) -> Callable[..., Any]:
         """Return what submits a call of a function."""
-        if options.num_cpus > self.num_cpus:
-            from ...errors import InfeasibleTaskError
-
-            raise InfeasibleTaskError(
-                f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
-                f"{self.num_cpus:g}, which is what the engine has"
-            )
-        num_cpus, num_returns, max_retries, classes, name, batching, runtime_env = options.astuple()
+        self.check_feasible(options.num_cpus, options.needs, f"task {options.name!r}")
+        num_cpus, num_returns, max_retries, classes, name, batching, runtime_env, needs = options.astuple()
         if isinstance(classes, tuple):
             classes = serialize(classes)  # nothing of the user's enters a frame as it is
-        astuple = (num_cpus, num_returns, max_retries, classes, name, batching, runtime_env)
+        astuple = (num_cpus, num_returns, max_retries, classes, name, batching, runtime_env, needs)
 
         def submit(*args: Any, **kwargs: Any) -> Any:
             return self._submit(function, astuple, options, args, kwargs)
@@ -115,6 +123,8 @@ class Submitting(Values):
         kwargs: dict[str, Any],
     ) -> Any:
         self._check_open()
+        if self.group is not None:
+            astuple = (*astuple[:-1], self.captured(options.needs))
         # First everything is packed, then it is lent: what can't be sent must not be owned by nobody.
         packed_function = self._pack_function(function, options.name)
         code = getattr(function.function, "__code__", None)
@@ -198,13 +208,8 @@ class Submitting(Values):
     ) -> tuple[ObjectRef[Any], Any]:
         """Make an actor, or find the one of its name; return its ref and description."""
         self._check_open()
-        if options.num_cpus > self.num_cpus:
-            from ...errors import InfeasibleTaskError
-
-            raise InfeasibleTaskError(
-                f"actor {options.class_name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
-                f"{self.num_cpus:g}, which is what the engine has"
-            )
+        options.needs = self.captured(options.needs)
+        self.check_feasible(options.num_cpus, options.needs, f"actor {options.class_name!r}")
         name = f"{options.class_name}.__init__"
         packed_function = self._pack_function(exported, name)
         packed_args = self._pack_args(args, kwargs, None, name)
@@ -251,6 +256,42 @@ class Submitting(Values):
         self._check_open()
         self.send_open()
         self.worker.send((KILL_ACTOR, ref._id, no_restart))
+
+    # -- resources -------------------------------------------------------------------------------------
+
+    def equip(self, assigned: dict[str, float], gpu_ids: list[str], group: tuple[str, bool] | None) -> None:
+        """Note what the calls that follow have; have libraries see the GPUs among it, and no others."""
+        self.assigned, self.gpu_ids, self.group = assigned, gpu_ids, group
+        if gpu_ids:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
+
+    def captured(self, needs: Needs) -> Needs:
+        """Return what a child needs: in the group of this task, if that captures and it asks for none."""
+        if self.group is None or not self.group[1] or needs[1]:
+            return needs
+        return (needs[0], self.group[0], -1, True)
+
+    def check_feasible(self, num_cpus: float, needs: Needs, what: str) -> None:
+        """Refuse what the machine can never give; the driver knows what a group can.
+
+        Raises:
+            InfeasibleTaskError: it asks for more than there is.
+        """
+        if needs[1] and needs[1] != NO_GROUP:
+            return
+        totals = self.totals
+        for name, units in with_cpus(needs[0], num_cpus):
+            have = totals.get(name, 0.0)
+            if units > to_units(have):
+                raise infeasible(what, name, units, totals)
+
+    def ask(self, what: str, *args: Any) -> Any:
+        """Ask the driver, or have it do something: see `driver.questions`."""
+        self._check_open()
+        (ref,) = self._new_refs(1)
+        self.send_open()
+        self.worker.send((ASK, ref._id, what, *args))
+        return ref if what == LATE else self.get([ref], None)[0]
 
     def _check_open(self) -> None:
         if self.is_closed:
