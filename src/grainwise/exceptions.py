@@ -163,6 +163,10 @@ class NodeDiedError(_Worded):
 class RpcError(_Worded):
     """A message to another process failed."""
 
+    def __init__(self, error_message: str | None = None, rpc_code: int | None = None) -> None:
+        self.rpc_code = rpc_code
+        super().__init__(error_message)
+
 
 class AuthenticationError(_Worded):
     """The cluster does not accept the token."""

@@ -144,6 +144,30 @@ except ModuleNotFoundError:
 """)
 
 
+def test_what_libraries_import_and_never_call_is_there() -> None:
+    run("""
+import ray
+from ray._private.services import get_node_ip_address
+from ray.data import from_pandas_refs
+
+assert get_node_ip_address() == "127.0.0.1"
+for ask in (lambda: from_pandas_refs([]), lambda: ray.data.range):
+    try:
+        ask()
+    except NotImplementedError as error:
+        assert "does not offer Ray Data" in str(error)
+    else:
+        raise AssertionError
+try:
+    from ray.data import Dataset
+except ImportError as error:
+    assert isinstance(error, NotImplementedError)
+    assert "does not offer Ray Data" in str(error)
+else:
+    raise AssertionError
+""")
+
+
 def test_it_must_come_first() -> None:
     result = run_script(
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import grainwise as ray
-from grainwise.errors import EngineClosedError, GetTimeoutError, TaskError
+from grainwise.errors import EngineClosedError, GetTimeoutError, ObjectLostError, TaskError
 
 from .full_pool import LIMIT_S, RunLog
 
@@ -239,6 +240,75 @@ def test_an_error_is_the_value_of_each_of_several_results() -> None:
     for ref in fail.remote():
         with pytest.raises(KeyError, match="gone"):
             ray.get(ref, timeout=LIMIT_S)
+
+
+def test_an_error_of_a_generator_with_several_results_is_its_own() -> None:
+    @ray.remote(num_returns=2)
+    def fail() -> Iterator[int]:
+        yield from [1 + None, 2]  # type: ignore[operator]
+
+    for ref in fail.remote():
+        with pytest.raises(TypeError, match="unsupported operand"):
+            ray.get(ref, timeout=LIMIT_S)
+
+
+def test_a_ref_inside_bytes_is_found_by_tasks_for_as_long_as_the_session() -> None:
+    @ray.remote
+    def write(number: int) -> bytes:
+        return BLOB + bytes([number])
+
+    @ray.remote
+    def open_bytes(letter: bytes) -> int:
+        return int(ray.get(pickle.loads(letter))[-1])
+
+    @ray.remote
+    def read(value: bytes) -> int:
+        return value[-1]
+
+    @ray.remote
+    def pass_on(letter: bytes) -> tuple[int, list[Any]]:
+        ref = pickle.loads(letter)
+        return ray.get(read.remote(ref)), [ref]
+
+    letters = [pickle.dumps(write.remote(number)) for number in range(20)]
+    for _ in range(2):  # what a task drops after its use is not gone
+        assert ray.get([open_bytes.remote(letter) for letter in letters], timeout=LIMIT_S) == [*range(20)]
+    number, [ref] = ray.get(pass_on.remote(letters[3]), timeout=LIMIT_S)
+    assert number == 3
+    assert ray.get([ref, pickle.loads(letters[4])], timeout=LIMIT_S) == [BLOB + b"\3", BLOB + b"\4"]
+
+
+def test_a_ref_that_a_task_pickles_for_itself_is_found_while_its_worker_lives() -> None:
+    @ray.remote
+    class Writer:
+        def write(self) -> list[bytes]:
+            return [pickle.dumps(ray.put(BLOB)), pickle.dumps(answer.remote())]
+
+    @ray.remote
+    def answer() -> int:
+        return 42
+
+    @ray.remote
+    def open_bytes(letter: bytes) -> Any:
+        return ray.get(pickle.loads(letter))
+
+    writer = Writer.remote()
+    letters = ray.get(writer.write.remote(), timeout=LIMIT_S)
+    assert ray.get([open_bytes.remote(letter) for letter in letters], timeout=LIMIT_S) == [BLOB, 42]
+
+
+def test_a_ref_inside_bytes_whose_value_is_gone_says_so() -> None:
+    @ray.remote
+    def open_bytes(letter: bytes) -> Any:
+        return ray.get(pickle.loads(letter))
+
+    letter = pickle.dumps(ray.put(BLOB))
+    ray.shutdown()
+    ray.init(num_cpus=2)
+    with pytest.raises(ObjectLostError, match="is gone"):
+        ray.get(open_bytes.remote(letter), timeout=LIMIT_S)
+    with pytest.raises(ObjectLostError, match="is gone"):
+        pickle.loads(letter)
 
 
 def test_one_of_several_results_outlives_the_others() -> None:

@@ -25,8 +25,9 @@ class SentByHand:
 
     def __init__(self, worker: int, names: list[str], sent_s: float, run: object = None) -> None:
         self.worker = worker
-        self.spec = SimpleNamespace(name=names[0])
-        self.parts = [(i, SimpleNamespace(name=name)) for i, name in enumerate(names)] if names[1:] else None
+        specs = [SimpleNamespace(name=name, actor=None) for name in names]
+        self.spec = specs[0]
+        self.parts = [*enumerate(specs)] if names[1:] else None
         self.run = run
         self.sent_s = sent_s
         self.log: BatchLog | None = None

@@ -58,7 +58,7 @@ def refs() -> Iterator[dict[int, ObjectRef[Any]]]:
     hooks.identify, hooks.restore = identify, lambda identity: codec.known_ref(identity) or known[identity]
     yield known
     hooks.identify, hooks.restore = before
-    codec._escaped.clear()
+    codec.forget_escaped()
 
 
 def new_ref(value: object = None) -> ObjectRef[Any]:
@@ -489,8 +489,10 @@ def test_a_ref_is_not_the_same_in_another_context(refs: dict[int, Any]) -> None:
 def test_a_ref_pickled_by_the_user_s_own_means_is_kept_for_good(refs: dict[int, Any]) -> None:
     ref = new_ref()
     stream = pickle.dumps(ref)
-    assert codec._escaped == [ref]
+    assert codec.escaped_ref(ref._id) is ref
     assert pickle.loads(stream) is ref
+    codec.forget_escaped()
+    assert codec.escaped_ref(ref._id) is None
 
 
 class PacksWhilePickled:

@@ -64,6 +64,7 @@ OWN = [
     errors.ActorAlreadyExistsError("taken"),
     errors.ActorDeadlockError("cycle", actor_name="A"),
     errors.InfeasibleTaskError("9 CPUs"),
+    errors.ArgumentError("no such option"),
     errors.InternalError("our bug"),
 ]
 
@@ -98,6 +99,9 @@ def test_every_public_class_is_exported_drawn_and_tested() -> None:
         (errors.SerializationError, TypeError),
         (errors.EngineClosedError, RuntimeError),
         (errors.InfeasibleTaskError, ValueError),
+        (errors.ArgumentError, TypeError),
+        (errors.ArgumentError, ValueError),
+        (errors.ArgumentError, AssertionError),
     ],
 )
 def test_own_errors_are_also_the_builtin_that_one_would_expect(cls: type, builtin: type) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from grainwise.watch import captures
+from grainwise.watch.augmented import augmented
 from grainwise.watch.events import LARGE_BYTES
 from grainwise.watch.findings import MAX_FINDINGS, REDEFINED
 
@@ -87,6 +88,60 @@ def test_many_different_functions_are_fine() -> None:
     assert _kinds(session) == []
 
 
+total: Any = 0
+seen: list[int] = []
+
+
+def _adds(number: int) -> None:
+    global total, seen
+    total = total * 1
+    total -= number
+    seen += [number]
+
+
+def _adds_inside(number: int) -> Any:
+    def inner() -> None:
+        global total
+        total |= number
+
+    return inner
+
+
+def _adds_elsewhere(number: int) -> int:
+    """Set one, read others, add to what is its own."""
+    global total
+    here = number
+    here += total
+    seen[0] += here
+    total = seen[0] + here
+    total = [here]
+    return here
+
+
+@pytest.mark.parametrize(
+    ("function", "names"), [(_adds, ["total", "seen"]), (_adds_inside, ["total"]), (_adds_elsewhere, [])]
+)
+def test_global_variables_that_a_function_adds_to(function: Any, names: list[str]) -> None:
+    assert augmented(function.__code__) == names
+
+
+def test_a_global_variable_that_is_far_down_the_list_of_names() -> None:
+    lines = "\n    ".join(f"a{number}.b" for number in range(300))
+    places: dict[str, Any] = {}
+    exec(f"def f():\n    global far\n    {lines}\n    far += 1", places)
+    assert augmented(places["f"].__code__) == ["far"]
+
+
+def test_adding_to_a_global_variable_comes_first() -> None:
+    session = Session()
+    _get_one_by_one(session, 20)
+    session.record.exported("add", _adds, 1000, 0.001)
+    found = session.told().findings
+    assert [finding.kind for finding in found] == ["globals", "globals", "get_in_loop"]
+    assert "`add` (test_findings.py:" in found[0].text
+    assert "`total`" in found[0].text
+
+
 def test_tasks_too_tiny_for_any_engine() -> None:
     session = Session()
     session.batch("double", 100_000, 0.0, 0.1, run_s=0.01, cpu_s=0.01)
@@ -127,6 +182,18 @@ def test_a_function_that_waits() -> None:
     assert finding.kind == "waits"
     assert "waits 98 % of its time and holds a CPU" in finding.text
     assert "num_cpus=0.1" in finding.fix
+
+
+@pytest.mark.parametrize(("num_calls", "found"), [(30, ["actor_waits"]), (1, [])])
+def test_a_method_that_waits_while_other_calls_wait_for_it(num_calls: int, found: list[str]) -> None:
+    session = Session()
+    for number in range(15):
+        log = session.send(1, "Site.fetch", num_calls, float(number))
+        log.spec.actor = object()
+        session.report(log, num_calls, number, number + 0.9, 0.9, cpu_s=0.01)
+    assert _kinds(session) == found
+    if found:
+        assert "an actor runs one at a time" in session.told().findings[0].text
 
 
 def test_a_function_that_computes_half_of_the_time_may_share_its_cpu_with_other_programs() -> None:

@@ -174,6 +174,29 @@ def test_an_argument_equal_to_what_was_put_is_found(store: SmallStore) -> None:
     assert store.intern([PickleBuffer(array).raw()], array)[0] is blob
 
 
+@pytest.mark.parametrize("writer", ["driver", "worker", "disk"])
+def test_a_value_that_was_read_in_place_is_found_without_a_look_at_it(
+    store: SmallStore, worker: FakeWorker, writer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = worker.write() if writer == "worker" else put(store, 9 * MIB if writer == "disk" else MIB)
+    assert is_on_disk(blob) == (writer == "disk")
+    view = blob.view(0, blob.nbytes)
+    before = store.saved_bytes
+    monkeypatch.setattr("grainwise.objects.store.fingerprint", None)
+    assert store.intern([view], view) == (blob, [0])
+    assert store.intern([view[: len(view) // 2]], view) == (blob, [0])
+    assert store.saved_bytes == before + blob.nbytes + len(view) // 2
+
+
+def test_a_small_part_of_what_was_read_in_place_is_stored_by_itself(store: SmallStore) -> None:
+    blob = put(store, MIB)
+    view = blob.view(0, MIB)
+    for part in (view[: MIB // 2 - 1], view[1:], view[MIB // 4 : -MIB // 4]):
+        own, offsets = store.intern([part], view)
+        assert own is not blob
+        assert bytes(own.view(offsets[0], len(part))) == bytes(part)
+
+
 # -- spilling ------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ import os
 from ..config import ADDRESS as ADDRESS
 from ..engine import current
 from ..engine.wire import control
+from ..objects.ref import JOB_BYTES, actor_bytes
 from . import session
 from .session import engine, is_initialized
 
@@ -23,9 +24,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..objects.ids import ActorID, JobID, NodeID, TaskID, WorkerID
     from ..runtime_env import RuntimeEnv
 
-JOB_ID = "01000000"
+JOB_ID = JOB_BYTES.hex()
 
 
 class RuntimeContext:
@@ -68,6 +70,9 @@ class RuntimeContext:
         itself has that of the task.
         """
         inside = _inside()
+        call = _call(inside)
+        if call is not None:
+            return task_id(os.getpid(), call.seq, call.index)
         if inside is None or inside.worker.batch is None:
             return None
         batch = inside.worker.batch
@@ -78,14 +83,21 @@ class RuntimeContext:
     def get_task_name(self) -> str | None:
         """Return the task's name: the option `name`, else that of its function; None in the program."""
         inside = _inside()
+        call = _call(inside)
+        if call is not None:
+            return str(call.name)
         return None if inside is None else inside.worker.task_name or None
 
     def get_task_function_name(self) -> str | None:
         """Return module and name of the task's function; None in the program."""
         inside = _inside()
-        if inside is None or inside.worker.batch is None or inside.worker.batch.function is None:
+        call = _call(inside)
+        if call is not None:
+            function = inside.worker.acting.method(call.method)
+        elif inside is None or inside.worker.batch is None or inside.worker.batch.function is None:
             return None
-        function = inside.worker.batch.function
+        else:
+            function = inside.worker.batch.function
         name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
         module = getattr(function, "__module__", None) or "__main__"
         if module == "__main__":  # as Ray has it: the script's name
@@ -99,9 +111,8 @@ class RuntimeContext:
         Raises:
             AssertionError: in the program.
         """
+        _check_worker("get_assigned_resources()")
         inside = _inside()
-        if inside is None:
-            raise AssertionError("get_assigned_resources() was called in the program - expected a task")
         if inside.assigned is not None:
             return dict(inside.assigned)
         if inside.worker.acting.is_actor or inside.worker.batch is None:
@@ -136,30 +147,44 @@ class RuntimeContext:
 
     @property
     def namespace(self) -> str:
-        """What `init(namespace=...)` said, in the program; "" by default and in tasks."""
-        return session.namespace_in_use
+        """What `init(namespace=...)` said, else one that nobody else has: there names are looked up."""
+        return session.namespace()
 
     def get_actor_id(self) -> str | None:
-        """Return the identity of the actor; None outside of one."""
-        return None
+        """Return the identity of the actor, 32 hexadecimal digits; None outside of one."""
+        facts = _facts()
+        return None if facts is None else actor_bytes(facts[0]).hex()
 
     def get_actor_name(self) -> str | None:
-        """Return the name of the actor; None outside of one."""
-        return None
+        """Return the name of the actor, "" if it has none; None outside of one."""
+        facts = _facts()
+        return None if facts is None else str(facts[1])
 
     @property
     def current_actor(self) -> Any:
         """The handle of the actor that asks.
 
+        Whoever keeps it in the actor keeps the actor alive. One round trip.
+
         Raises:
             RuntimeError: outside of an actor.
         """
+        if _facts() is not None:
+            from .actors import ActorHandle
+
+            return ActorHandle(*_inside().own_actor())
         raise RuntimeError("current_actor was read outside of an actor - expected the method of an actor")
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether the actor has been started again; False outside of one."""
-        return False
+        """Whether the actor has been started again; False in a task.
+
+        Raises:
+            AssertionError: in the program.
+        """
+        _check_worker("was_current_actor_reconstructed")
+        facts = _facts()
+        return facts is not None and facts[3] > 0
 
     def get_placement_group_id(self) -> str | None:
         """Return the identity of the placement group; None outside of one."""
@@ -184,39 +209,71 @@ class RuntimeContext:
         if inside is None:
             raise RuntimeError("is_canceled() was called in the program - expected a task")
         worker = inside.worker
+        call = _call(inside)
+        if call is not None:
+            return bool(call.is_cancelled)
         batch = worker.batch
         if batch is None:
             return False
-        return bool(worker.words[control.CANCEL] == (batch.seq << 32 | worker.words[control.STARTED]) + 1)
+        item = (batch.seq << 32 | worker.words[control.STARTED]) + 1
+        return item in (worker.words[control.CANCEL], worker.words[control.TOLD])
 
     # -- what Ray has left behind, for code that still asks so -----------------------------------------
 
     @property
-    def job_id(self) -> str:
-        """As `get_job_id()`."""
-        return self.get_job_id()
+    def job_id(self) -> JobID:
+        """As `get_job_id()`, as an object."""
+        from ..objects.ids import JobID
+
+        return JobID.from_hex(self.get_job_id())
 
     @property
-    def node_id(self) -> str:
-        """As `get_node_id()`."""
-        return self.get_node_id()
+    def node_id(self) -> NodeID:
+        """As `get_node_id()`, as an object."""
+        from ..objects.ids import NodeID
+
+        return NodeID.from_hex(self.get_node_id())
 
     @property
-    def task_id(self) -> str | None:
-        """As `get_task_id()`."""
-        return self.get_task_id()
+    def worker_id(self) -> WorkerID:
+        """As `get_worker_id()`, as an object."""
+        from ..objects.ids import WorkerID
+
+        return WorkerID.from_hex(self.get_worker_id())
 
     @property
-    def actor_id(self) -> str | None:
-        """As `get_actor_id()`."""
-        return self.get_actor_id()
+    def task_id(self) -> TaskID | None:
+        """As `get_task_id()`, as an object.
+
+        Raises:
+            AssertionError: in the program.
+        """
+        from ..objects.ids import TaskID
+
+        _check_worker("task_id")
+        found = self.get_task_id()
+        return None if found is None else TaskID.from_hex(found)
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        """As `get_actor_id()`, as an object; None in a task.
+
+        Raises:
+            AssertionError: in the program.
+        """
+        from ..objects.ids import ActorID
+
+        _check_worker("actor_id")
+        found = self.get_actor_id()
+        return None if found is None else ActorID.from_hex(found)
 
     def get(self) -> dict[str, Any]:
         """Return the identities as a dictionary."""
-        found: dict[str, Any] = {"job_id": self.get_job_id(), "node_id": self.get_node_id()}
-        found["namespace"] = self.namespace
+        found: dict[str, Any] = {"job_id": self.job_id, "node_id": self.node_id, "namespace": self.namespace}
         if self.get_task_id() is not None:
-            found["task_id"] = self.get_task_id()
+            found["task_id"] = self.task_id
+        if self.get_actor_id() is not None:
+            found["actor_id"] = self.actor_id
         return found
 
     def __repr__(self) -> str:
@@ -342,6 +399,24 @@ def _inside() -> Any:
     """Return the engine of this worker, None in the program."""
     running = current.current()
     return None if running is None or hasattr(running, "shutdown") else running
+
+
+def _facts() -> Any:
+    """Return what this worker knows of the actor that it is, None if it is none."""
+    inside = _inside()
+    return None if inside is None else inside.worker.acting.facts
+
+
+def _call(inside: Any) -> Any:
+    """Return the call that runs here, of an actor whose calls run at once; None elsewhere."""
+    if inside is None or inside.worker.acting.concurrent is None:
+        return None
+    return inside.worker.acting.concurrent.current()
+
+
+def _check_worker(what: str) -> None:
+    if _inside() is None:
+        raise AssertionError(f"{what} was asked for in the program - expected a task or an actor")
 
 
 def _check_running(what: str) -> None:

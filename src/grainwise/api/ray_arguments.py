@@ -74,6 +74,17 @@ def takes_option(name: str, value: Any) -> bool:
     return True
 
 
+def takes_method_option(name: str, value: Any) -> bool:
+    """Say whether Ray has this option of methods, and it asks for nothing that is missing here.
+
+    Raises:
+        NotImplementedError: it asks for something.
+    """
+    if name == "tensor_transport" and value not in (None, "object_store"):
+        raise NotImplementedError(f"option tensor_transport={value!r:.100} is not offered - {CLUSTERS}")
+    return name in ("tensor_transport", "enable_task_events", "_num_objects_per_yield")
+
+
 class SessionContext:
     """What `init` returns: a few facts, with Ray's names, and a context manager that ends the session.
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _start_lock = _thread.allocate_lock()
 _has_exit_hooks = False
 _is_exiting = False
-namespace_in_use = ""
-"""What the last `init` said."""
+_namespace = ""
+"""What the last `init` said, or what was made in its place."""
 
 
 def init(
@@ -127,9 +127,9 @@ def init(
             from ..engine.environments.spec import canonical
 
             environment = canonical(runtime_env, "init")
+        global _namespace
+        _namespace = namespace or ""
         _start(settings, environment)
-    global namespace_in_use
-    namespace_in_use = namespace or ""
     return SessionContext()
 
 
@@ -182,15 +182,44 @@ def engine() -> EngineLike:
         current.check_not_foreign()
         from ..config import resolve
 
+        global _namespace
+        _namespace = ""
         return _start(resolve())
+
+
+def namespace() -> str:
+    """Return where names of actors are looked up by default: what `init` said, else one that nobody else has.
+
+    The same in the program and in all its tasks.
+    """
+    global _namespace
+    running: Any = engine()
+    inside = getattr(running, "settings", None)
+    if isinstance(inside, dict):
+        return str(inside["namespace"])
+    return _namespace
+
+
+def check_namespace(value: str) -> None:
+    """Refuse what is no namespace.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not value:
+        raise ValueError('"" is not a valid namespace - expected a text, or None for the session\'s')
 
 
 def _start(settings: Any, runtime_env: str = "") -> EngineLike:
     from ..engine.driver.turn import Deferral
     from ..engine.processes.pool import open_pool
 
+    global _namespace
+    if not _namespace:
+        digits = os.urandom(16).hex()
+        _namespace = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
-        pool = open_pool(settings)
+        pool = open_pool(settings, _namespace)
         from ..engine.driver.engine import Engine  # while the template boots
 
         try:

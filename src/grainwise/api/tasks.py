@@ -6,6 +6,7 @@ from ..config import check_batching
 from ..engine.calls import DYNAMIC, STREAMING, limit_of, streaming
 from ..engine.current import Exportable, Options
 from ..engine.generators import is_generator_function
+from ..errors import ArgumentError
 from .session import engine
 
 TYPE_CHECKING = False
@@ -185,8 +186,35 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             """
             name = self._options.name
             raise TypeError(
-                f"remote function {name!r} was called directly - use {name}.remote(...) to run it as a task"
+                f"Remote functions cannot be called directly: {name!r} was - use {name}.remote(...) to run "
+                f"it as a task"
             )
+
+        def bind(self, *_, **__):
+            """Refuse: graphs of calls are not offered.
+
+            Raises:
+                NotImplementedError: always.
+            """
+            from .ray_arguments import CLUSTERS
+
+            raise NotImplementedError(
+                f"{self._options.name}.bind: graphs of calls are not offered - use .remote(...) - {CLUSTERS}"
+            )
+
+        def _remote(self, args=None, kwargs=None, **options):
+            """Do as `options(...).remote(...)`; older programs of Ray's say it so."""
+            return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+        @property
+        def _function(self):
+            """The plain function, under Ray's name."""
+            return self.__wrapped__
+
+        @property
+        def _function_name(self):
+            """Module and name of the function, under Ray's name."""
+            return f"{getattr(self.__wrapped__, '__module__', None)}.{self._exportable.name}"
 
         def unbind(self, *, is_ended=True):
             """Bind to an engine again at the next call: it has ended, or the function may have changed."""
@@ -381,15 +409,20 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options and callable(args[0]):
         return _make(args[0], {})
     if args:
-        raise TypeError(f"remote() expected one function or keyword options, got {_kinds(args)}")
+        raise ArgumentError(
+            f"remote() expected one function or class, or keyword options, got {_kinds(args)} - it "
+            f"must be applied to either a function or a class"
+        )
 
     def decorate(function: Any) -> Any:
         if not callable(function):
-            raise TypeError(f"remote() expected a function or a class, got {type(function).__name__}")
+            raise ArgumentError(
+                f"remote() must be applied to either a function or a class, got {type(function).__name__}"
+            )
         return _make(function, options)
 
     if not set(options) <= set(_OPTIONS):
-        from .actors import ACTOR_OPTIONS, check_actor_options
+        from .actor_options import ACTOR_OPTIONS, check_actor_options
 
         if set(options) <= set(ACTOR_OPTIONS):
             check_actor_options(options)
@@ -403,9 +436,10 @@ def _kinds(args: tuple[Any, ...]) -> str:
 
 
 def _make(function: Any, options: dict[str, Any]) -> Any:
-    if isinstance(function, RemoteFunction):
-        raise TypeError(
-            f"remote() expected a plain function, got the remote function {function._options.name!r}"
+    if isinstance(function, RemoteFunction) or hasattr(type(function), "__ray_actor_class__"):
+        raise ArgumentError(
+            f"remote() must be applied to either a function or a class, got what it has made: "
+            f"{function!r:.200}"
         )
     if isinstance(function, type):
         from .actors import make_class
@@ -443,7 +477,9 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
                 continue
             if takes_option(name, value):
                 continue
-            raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
+            raise ArgumentError(
+                f"Invalid option keyword {name} for remote functions - expected one of {', '.join(_OPTIONS)}"
+            )
         if value is not None:
             values[name] = checks[name](value)
     values["num_returns"] = with_limit(values["num_returns"], limit)
@@ -452,9 +488,9 @@ def _check(changes: dict[str, Any], start: Options) -> Options:
 
 def _check_num_cpus(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"option num_cpus expected a number, got {type(value).__name__}")
+        raise TypeError(f"The type of keyword 'num_cpus' must be a number, but received type {type(value)}")
     if not 0 <= value < float("inf"):
-        raise ValueError(f"option num_cpus expected at least 0, got {value}")
+        raise ValueError(f"The quantity of resource num_cpus cannot be negative or endless, got {value}")
     return float(value)
 
 
@@ -463,10 +499,11 @@ def check_num_returns(value: Any) -> int:
     if value == "streaming" or value == "dynamic":
         return STREAMING if value == "streaming" else DYNAMIC
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError(f"option num_returns expected an int, got {type(value).__name__}")
+        raise TypeError(f"The type of keyword 'num_returns' must be int, but received type {type(value)}")
     if isinstance(value, str) or value < 0:
         raise ValueError(
-            f'option num_returns expected at least 0, "streaming" or "dynamic", got {value!r:.200}'
+            f"The keyword 'num_returns' only accepts None, a non-negative integer, \"streaming\" or "
+            f'"dynamic", got {value!r:.200}'
         )
     return value
 
@@ -501,9 +538,12 @@ def with_limit(num_returns: int, limit: int) -> int:
 
 def _check_max_retries(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"option max_retries expected an int, got {type(value).__name__}")
+        raise TypeError(f"The type of keyword 'max_retries' must be int, but received type {type(value)}")
     if value < -1:
-        raise ValueError(f"option max_retries expected -1 (no limit) or more, got {value}")
+        raise ValueError(
+            f"The keyword 'max_retries' only accepts None, 0, -1 or a positive integer, where -1 is no "
+            f"limit, got {value}"
+        )
     return value
 
 
@@ -516,7 +556,8 @@ def check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]
     ):
         return tuple(value)
     raise TypeError(
-        f"option retry_exceptions expected a bool or a list of exception classes, got {value!r:.200}"
+        f"The type of keyword 'retry_exceptions' must be a bool or a list of exception classes, got "
+        f"{value!r:.200}"
     )
 
 
@@ -529,7 +570,7 @@ def check_runtime_env(value: Any) -> str:
 
 def _check_name(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"option name expected a str, got {type(value).__name__}")
+        raise TypeError(f"The type of keyword 'name' must be str, but received type {type(value)}")
     return value
 
 

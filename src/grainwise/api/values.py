@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..engine.generators import ObjectRefGenerator
-from ..errors import GrainwiseError
+from ..errors import ArgumentError, GrainwiseError
 from ..objects.ref import READY, ObjectRef
 from .session import engine
 
@@ -57,6 +57,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         WorkerCrashedError: a task's worker died and it may not be retried (again).
         ActorError: an actor died under its call, or before it.
         TaskCancelledError: a task was cancelled.
+        ArgumentError: `refs` is neither an ObjectRef nor a sequence.
         TypeError: something in `refs` is not an ObjectRef.
     """
     if refs.__class__ is ObjectRefGenerator:
@@ -93,21 +94,25 @@ def wait(
 
     Raises:
         ValueError: `num_returns` is out of range or a ref appears twice.
+        ArgumentError: `refs` is no sequence.
         TypeError: something in `refs` is not an ObjectRef.
     """
     if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
         raise TypeError(
-            f"wait() expected a list of ObjectRefs or ObjectRefGenerators, got one {type(refs).__name__}"
+            f"wait() expected a list of ObjectRefs or ObjectRefGenerators, got a single {type(refs).__name__}"
         )
     checked = _check_refs("wait", refs)
     if not checked:
         return [], []
     if len(set(checked)) != len(checked):
-        raise ValueError("wait() expected different refs, got one of them twice")
+        raise ValueError("wait() expected unique refs, got one of them twice")
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"wait(num_returns=...) expected an int, got {type(num_returns).__name__}")
     if not 0 < num_returns <= len(checked):
-        raise ValueError(f"wait(num_returns={num_returns}) expected 1 to {len(checked)}, the number of refs")
+        raise ValueError(
+            f"Invalid number of objects to return: wait(num_returns={num_returns}) expected 1 to "
+            f"{len(checked)}, the number of refs"
+        )
     if timeout is not None:
         timeout = _check_timeout("wait", timeout)
     if ObjectRefGenerator in map(type, checked):
@@ -152,13 +157,18 @@ def cancel(
     if isinstance(ref, ObjectRefGenerator):
         ref = ref._generator_ref
     if not isinstance(ref, ObjectRef):
-        raise TypeError(f"cancel() expected an ObjectRef, got {type(ref).__name__}")
+        raise TypeError(
+            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object refs; "
+            f"kill() ends actors"
+        )
     engine().cancel(ref, force=force, recursive=recursive)
 
 
 def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
-    if isinstance(refs, (str, bytes)) or not hasattr(refs, "__iter__"):
-        raise TypeError(f"{word}() expected an ObjectRef or a list of them, got {type(refs).__name__}")
+    if isinstance(refs, (str, bytes, dict, set, frozenset)) or not hasattr(refs, "__iter__"):
+        raise ArgumentError(
+            f"Invalid type of object refs, {type(refs)}: {word}() expected an ObjectRef or a list of them"
+        )
     checked = refs if refs.__class__ is list else list(refs)
     kinds = set(map(type, checked))
     kinds.discard(ObjectRef)
@@ -167,7 +177,8 @@ def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
         for position, ref in enumerate(checked):
             if not isinstance(ref, allowed):
                 raise TypeError(
-                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}"
+                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}: "
+                    f"{ref!r:.200}"
                 )
     return checked
 
@@ -176,5 +187,5 @@ def _check_timeout(word: str, timeout: Any) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{word}(timeout=...) expected seconds or None, got {type(timeout).__name__}")
     if not timeout >= 0:  # not a number compares false
-        raise ValueError(f"{word}(timeout={timeout}) expected at least 0")
+        raise ValueError(f"The 'timeout' argument must be nonnegative: got {word}(timeout={timeout})")
     return float(timeout)

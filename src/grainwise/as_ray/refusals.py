@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..api.ray_arguments import CLUSTERS
 from ..errors import GrainwiseError
 
-SOON = ("actors",)
+SOON: tuple[str, ...] = ()
 """What is to come on one machine, too."""
 MODULES = {
     "ray.air": "Ray AIR",
@@ -27,14 +27,12 @@ MODULES = {
     "ray.workflow": "Ray Workflow",
     "ray.experimental.channel": "compiled graphs",
     "ray.util.accelerators": "accelerators",
-    "ray.util.actor_pool": "actors",
     "ray.util.client": "Ray Client",
     "ray.util.collective": "collective communication",
     "ray.util.horovod": "Horovod",
     "ray.util.iter": "parallel iterators",
     "ray.util.lightgbm": "LightGBM-Ray",
     "ray.util.metrics": "metrics",
-    "ray.util.queue": "actors",
     "ray.util.rpdb": "the remote debugger",
     "ray.util.sgd": "Ray SGD",
     "ray.util.spark": "Spark",
@@ -76,7 +74,7 @@ def refused_module(name: str) -> NotOfferedModuleError | None:
 
 def refused_name(module: str, name: str) -> NotOfferedNameError | None:
     """Return the refusal of a name of a module, None if nothing is known of it."""
-    what = NAMES.get(name) if module == "ray" else None
+    what = NAMES.get(name) if module == "ray" else MODULES.get(module)
     if what is None:
         return None
     return NotOfferedNameError(f"`{module}.{name}`: {_reason(what)}")

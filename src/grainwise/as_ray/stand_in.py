@@ -21,10 +21,18 @@ _PUBLIC = (
     "cluster_resources", "get", "get_actor", "get_gpu_ids", "get_runtime_context", "is_initialized", "kill",
     "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
 )  # fmt: skip
-_MODULES = ("actor", "cloudpickle", "exceptions", "experimental", "runtime_env", "types", "util")
+_IDS = (
+    "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID",
+    "WorkerID",
+)  # fmt: skip
+_MODULES = (
+    "actor", "cloudpickle", "exceptions", "experimental", "remote_function", "runtime_context", "runtime_env",
+    "types", "util",
+)  # fmt: skip
 
 __all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util"]  # noqa: F822
 __all__ += list(_PUBLIC)
+__all__ += list(_IDS)
 
 
 def init(address: str | None = None, **options: Any) -> Any:
@@ -67,6 +75,8 @@ def __getattr__(name: str) -> object:
         value: object = getattr(grainwise, name)
     elif name == "ObjectID":
         value = grainwise.ObjectRef
+    elif name in _IDS:
+        value = getattr(grainwise, name)
     elif name in _MODULES:
         try:
             value = import_module(f"ray.{name}")

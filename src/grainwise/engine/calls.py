@@ -38,6 +38,16 @@ def num_refs(num_returns: int) -> int:
     return max(1, num_returns)
 
 
+def pending_limit(name: str, most: int) -> Exception:
+    """Return the error of a call that is one too many."""
+    from ..exceptions import PendingCallsLimitExceeded
+
+    return PendingCallsLimitExceeded(
+        f"{name!r} was not submitted - expected less than max_pending_calls={most} calls of the actor under "
+        f"way - wait for some of them first"
+    )
+
+
 class ActorOptions:
     """Checked options of an actor.
 
@@ -114,9 +124,16 @@ class MethodOptions:
         max_task_retries: runs beyond the first after the death of the actor's process, -1 for no limit.
         retry_exceptions: False, True, or the exception classes that are worth another run.
         group: the concurrency group that it runs in; empty for the default one.
+        signature: what it takes, see `signatures`; None for anything.
+        max_pending: calls of the actor that may be under way, -1 for no limit.
+
+    The last two do not tell calls apart: they matter only where a call is made.
     """
 
-    __slots__ = ("group", "max_task_retries", "method", "name", "num_returns", "retry_exceptions")
+    __slots__ = (
+        "group", "max_pending", "max_task_retries", "method", "name", "num_returns", "retry_exceptions",
+        "signature",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -126,6 +143,7 @@ class MethodOptions:
         max_task_retries: int = 0,
         retry_exceptions: bool | tuple[type[BaseException], ...] = False,
         group: str = "",
+        signature: str | None = None,
     ) -> None:
         self.method = method
         self.name = name
@@ -133,9 +151,18 @@ class MethodOptions:
         self.max_task_retries = max_task_retries
         self.retry_exceptions = retry_exceptions
         self.group = group
+        self.signature = signature
+        self.max_pending = -1
+
+    def copy(self) -> MethodOptions:
+        """Return the same options, to be changed."""
+        made = MethodOptions(*self.astuple())
+        made.signature = self.signature
+        made.max_pending = self.max_pending
+        return made
 
     def astuple(self) -> tuple[Any, ...]:
-        """Return the values in the order of the constructor."""
+        """Return what tells calls apart, in the order of the constructor."""
         return (
             self.method, self.name, self.num_returns, self.max_task_retries, self.retry_exceptions, self.group
         )  # fmt: skip

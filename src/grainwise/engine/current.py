@@ -56,6 +56,10 @@ if TYPE_CHECKING:
             """Return the ref and the description of the actor of a name."""
             ...
 
+        def list_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+            """Return namespace and name of each actor that can be found, in one namespace or in all."""
+            ...
+
         def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
             """End an actor's process, and the actor unless it may be restarted."""
             ...

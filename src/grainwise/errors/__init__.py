@@ -20,6 +20,7 @@
     ├── SerializationError        · TypeError      a value cannot be pickled or unpickled
     ├── EngineClosedError         · RuntimeError   used after `shutdown`, or in a forked child
     ├── InfeasibleTaskError       · ValueError     a task asks for more than the machine has
+    ├── ArgumentError             · TypeError · ValueError · AssertionError   a word was used wrongly
     └── InternalError             our bug, never the user's
 
 Guarantees: each of them can be pickled and copied, with its fields and notes; a message says what failed,
@@ -45,6 +46,7 @@ __all__ = [
     "ActorDiedError",
     "ActorError",
     "ActorUnavailableError",
+    "ArgumentError",
     "EngineClosedError",
     "GetTimeoutError",
     "GrainwiseError",
@@ -108,14 +110,20 @@ class TaskError(GrainwiseError):
     def __init__(
         self,
         message: str = "",
-        *,
+        traceback_str: str | None = None,
         cause: BaseException | None = None,
+        *,
         task_name: str = "",
         traceback_text: str = "",
         pid: int | None = None,
+        function_name: str = "",
+        **_: Any,
     ) -> None:
+        """Make the error; with `traceback_str` in Ray's way: name, traceback, cause, more without effect."""
         from .dual import label_task_error
 
+        if traceback_str is not None:
+            message, task_name, traceback_text = traceback_str, function_name or message, traceback_str
         super().__init__(message)
         label_task_error(self, (cause, task_name, traceback_text, pid))
 
@@ -155,8 +163,13 @@ class TaskError(GrainwiseError):
         return make_portable(self, can_pickle)
 
     def as_instanceof_cause(self) -> TaskError:
-        """Return the error as one of the original's class, as Ray's method does: it is one already."""
-        return self
+        """Return the error as one of the original's class too, which those that `get` raises are already."""
+        from .dual import is_dual, task_fields
+
+        fields = task_fields(self)
+        if is_dual(type(self)) or fields[0] is None:
+            return self
+        return TaskError.wrap(fields[0], task_name=fields[1], traceback_text=fields[2], pid=fields[3])
 
     def __str__(self) -> str:
         from .dual import is_dual, task_fields
@@ -316,7 +329,9 @@ class ActorError(GrainwiseError):
 
     Attributes:
         actor_name: Its class.
-        actor_id: Its identity as hexadecimal digits; empty if unknown.
+        actor_id: Its identity as hexadecimal digits; None if unknown.
+        actor_init_failed: Its constructor has raised.
+        preempted: Its machine was taken away, which does not happen on one machine.
         pid: The process that died, or None if there was none.
         detail: What is known of its end: the traceback of its constructor, the end of its output.
     """
@@ -324,18 +339,30 @@ class ActorError(GrainwiseError):
     def __init__(
         self,
         message: str = "",
+        actor_id: str | bytes | None = None,
         *,
+        error_msg: str = "",
         actor_name: str = "",
-        actor_id: str = "",
+        actor_init_failed: bool = False,
+        preempted: bool = False,
         pid: int | None = None,
         detail: str = "",
     ) -> None:
         self.actor_name = actor_name
-        self.actor_id = actor_id
+        self.actor_id = actor_id.hex() if isinstance(actor_id, bytes) else actor_id
+        self.actor_init_failed = actor_init_failed
+        self.preempted = preempted
         self.pid = pid
         self.detail = detail
         which = f"actor {actor_name!r}" if actor_name else "An actor"
-        super().__init__(message or f"{which} did not answer.")
+        super().__init__(message or error_msg or f"{which} did not answer.")
+
+    @property
+    def error_msg(self) -> str:
+        """The message, under Ray's name."""
+        return str(self)
+
+    base_error_msg = error_msg
 
 
 class ActorDiedError(ActorError):
@@ -359,11 +386,15 @@ class TaskCancelledError(GrainwiseError):
 
     Attributes:
         task_name: The task.
+        task_id: Its identity, where it is known.
     """
 
-    def __init__(self, message: str = "", *, task_name: str = "") -> None:
+    def __init__(
+        self, message: str = "", *, task_name: str = "", task_id: Any = None, error_message: str | None = None
+    ) -> None:
         self.task_name = task_name
-        super().__init__(message or f"task {task_name!r} was cancelled")
+        self.task_id = task_id
+        super().__init__(message or error_message or f"task {task_name!r} was cancelled")
 
 
 class TaskTimeoutError(GrainwiseError, TimeoutError):
@@ -417,7 +448,18 @@ class OutOfDiskError(GrainwiseError):
 
 
 class ObjectLostError(GrainwiseError):
-    """The bytes of an object are gone with the process that held them, and it cannot be made again."""
+    """The bytes of an object are gone with the process that held them, and it cannot be made again.
+
+    Attributes:
+        object_ref_hex: The ref's identity as hexadecimal digits, where Ray's users make the error themselves.
+        owner_address, call_site: What else they give; nothing of ours.
+    """
+
+    def __init__(self, message: str = "", owner_address: bytes | None = None, call_site: str = "") -> None:
+        self.object_ref_hex = message if _is_hex(message) else ""
+        self.owner_address = owner_address
+        self.call_site = call_site
+        super().__init__(f"Failed to retrieve object {message}" if self.object_ref_hex else message)
 
 
 class SerializationError(GrainwiseError, TypeError):
@@ -449,6 +491,13 @@ class EngineClosedError(GrainwiseError, RuntimeError):
 
 class InfeasibleTaskError(GrainwiseError, ValueError):
     """A task or an actor asks for more than there is, so that it could never run."""
+
+
+class ArgumentError(GrainwiseError, TypeError, ValueError, AssertionError):
+    """A word of ours was given something that it does not take, such as an option that does not exist.
+
+    Ray raises one or the other of its bases for such mistakes, so it is of all of them.
+    """
 
 
 class InternalError(GrainwiseError):
@@ -500,6 +549,10 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return "unknown"
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) == 56 and not text.strip("0123456789abcdef")
 
 
 def size_text(n_bytes: int) -> str:

@@ -256,7 +256,9 @@ class Policy:
         """
         roster = self._roster
         known = self._keys.known.get(key)
-        if known is None or known.home is not None or roster.cpus_in_use + cpus > self.num_cpus + EPSILON:
+        if known is None or known.home is not None or known.max_workers:
+            return None  # of what only some workers may hold, `dispatch` knows who
+        if roster.cpus_in_use + cpus > self.num_cpus + EPSILON:
             return None
         line = known.line
         if line.turn or not line.idle:

@@ -127,11 +127,24 @@ def _on_ref(ref: ObjectRef[Any]) -> None:
     if _context.met is not None:
         _context.met.append(ref)
     else:
-        _escaped.append(ref)  # pickled by the user's own means: nobody can count that borrow
+        if hooks.escaping is not None:
+            hooks.escaping(ref)
+        _escaped[ref._id] = ref  # pickled by the user's own means: nobody can count that borrow
 
 
-_escaped: list[ObjectRef[Any]] = []
+_escaped: dict[int, ObjectRef[Any]] = {}
+"""Kept until the session ends, as somebody may unpickle them at any time."""
 hooks.packing = _on_ref
+
+
+def escaped_ref(identity: int) -> ObjectRef[Any] | None:
+    """Return the ref of this identity if it was pickled by the user's own means in this process."""
+    return _escaped.get(identity)
+
+
+def forget_escaped() -> None:
+    """Drop those refs: their session is over."""
+    _escaped.clear()
 
 
 def pack(value: Any, sink: BlobSink) -> Packed:

@@ -28,6 +28,7 @@ from . import arena as arenas
 from .blob import Blob, Lease, Place
 from .dedup import Dedup, fingerprint, roots, same_content
 from .disk import open_disk_arena
+from .lease import address_of
 from .orphan import Orphan
 from .writewatch import WriteWatch
 
@@ -104,6 +105,10 @@ class Store:
             The blob and the offset of each part in it.
         """
         offsets, total = arenas.layout([part.nbytes for part in parts])
+        own = self._find_view(parts)
+        if own is not None:
+            self.saved_bytes += total
+            return own, offsets
         print_ = fingerprint(parts)
         sources = roots(parts[0].obj if len(parts) == 1 else value, value)
         same = self._find(print_, offsets, parts)
@@ -125,6 +130,25 @@ class Store:
                 if excess > 0:  # the oldest ones, never the newest
                     self._dedup.release_kept(excess)
         return blob, offsets
+
+    def _find_view(self, parts: Sequence[memoryview]) -> Blob | None:
+        """Return the blob whose very memory a buffer is, such as an array that came out of `get`.
+
+        Nothing is compared, as nobody can write there; and the blob stays in its place for as long as somebody
+        holds the buffer. As in `Outpost.find_loan`, a large part of it will do if it is its beginning.
+        """
+        if len(parts) > 1:
+            return None
+        address, nbytes = address_of(parts[0]), parts[0].nbytes
+        with self._lock:
+            mappings: dict[int, arenas.Arena | arenas.ArenaReader] = {**self._readers, **self._arenas}
+            for arena_id, mapping in mappings.items():
+                offset = address - mapping.address
+                if mapping.address and 0 <= offset < mapping.capacity_bytes:
+                    place = self._live.get(arena_id, {}).get(offset)
+                    blob = place() if place is not None else None
+                    return blob if blob is not None and nbytes <= blob.nbytes <= 2 * nbytes else None
+        return None
 
     def _find(self, print_: Any, offsets: list[int], parts: Sequence[memoryview]) -> tuple[Any, Blob] | None:
         """Return the stored copy of buffers; look-alikes are let go of before room is made for a new one."""

@@ -24,6 +24,7 @@ from time import perf_counter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import CodeType
     from typing import Any, Protocol
 
     Times = tuple[int, int, float, float]
@@ -96,6 +97,7 @@ class FunctionLog:
     Attributes:
         number: its place in `Record.names`.
         num_cpus: CPUs that a run asks for.
+        is_mapped: it was given to `map`; is_method: it is an actor's.
         run_s: time in the function, reading arguments and writing results included.
         timed_s: the part of `run_s` for which `cpu_s`, the processor time, was measured.
         pack_s: the part of `run_s` that went into writing large results, 64 KB and more.
@@ -104,8 +106,8 @@ class FunctionLog:
     """
 
     __slots__ = (
-        "cpu_s", "is_mapped", "name", "num_batches", "num_cpus", "num_retries", "num_tasks", "number",
-        "pack_s", "result_bytes", "run_s", "timed_s", "waited_s", "worst_s",
+        "cpu_s", "is_mapped", "is_method", "name", "num_batches", "num_cpus", "num_retries", "num_tasks",
+        "number", "pack_s", "result_bytes", "run_s", "timed_s", "waited_s", "worst_s",
     )  # fmt: skip
 
     def __init__(self, name: str, number: int) -> None:
@@ -113,6 +115,7 @@ class FunctionLog:
         self.number = number
         self.num_cpus = 1.0
         self.is_mapped = False
+        self.is_method = False
         self.num_tasks = 0
         self.num_batches = 0
         self.num_retries = 0
@@ -175,6 +178,7 @@ class Record:
         occupied_s: how long workers had something to run, waits for other tasks aside.
         num_own, own_s: children that tasks ran in place without the driver, and their run time.
         exports: how often a function was pickled, by name and place, and how long that took.
+        codes: what those functions do, as bytecode.
         totals: what other parts of the engine have counted; see `end`.
     """
 
@@ -201,6 +205,7 @@ class Record:
         self.lone_wait_s = 0.0
         self.returned_bytes = 0
         self.exports: dict[tuple[str, str], list[float]] = {}
+        self.codes: dict[tuple[str, str], CodeType] = {}
         self.captures: list[Capture] = []
         self.look: Callable[[], dict[str, int]] | None = None
         self.totals: dict[str, int] = {}
@@ -233,6 +238,8 @@ class Record:
             if len(self.exports) >= MAX_NAMES:
                 return
             known = self.exports[key] = [0, 0.0]
+            if code is not None:
+                self.codes[key] = code
         known[0] += 1
         known[1] += pack_s
         if nbytes >= LARGE_BYTES and len(self.captures) < MAX_CAPTURES:
@@ -315,10 +322,14 @@ class Record:
         """Note what a longer batch has used, beside time."""
         _, _, waited_s, cpu_s, pack_s, packed_bytes, num_own, own_s = usage
         parts = batch.parts
-        function = self.function(batch.spec.name)
+        spec = batch.spec
+        function = self.function(spec.name)
         for part, _, spent_s, _ in times:
             if parts is not None:
-                function = self.function(parts[part][1].name)
+                spec = parts[part][1]
+                function = self.function(spec.name)
+            if spec.actor is not None:
+                function.is_method = True
             if cpu_s >= 0.0 and run_s:
                 function.timed_s += spent_s
                 function.cpu_s += cpu_s * spent_s / run_s

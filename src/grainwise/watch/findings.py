@@ -7,6 +7,7 @@ them from honest work: many small files, results that are only passed on, a prog
 
 from __future__ import annotations
 
+from .augmented import augmented
 from .show import count, seconds, share, size
 
 TYPE_CHECKING = False
@@ -19,8 +20,10 @@ MAX_FINDINGS = 3
 WORTH_S = 5e-3
 WORTH_SHARE = 0.01
 """What costs less, in seconds or as a share of the time with work under way, is not worth a line."""
-ALWAYS = frozenset(("captures", "spills", "retries"))
+ALWAYS = frozenset(("captures", "globals", "spills", "retries"))
 """Kinds that are, because time is not all that they cost."""
+WRONG = frozenset(("globals",))
+"""Kinds that come first, because what the program computes is most likely not what was meant."""
 
 LONE_WAITS = 10
 """A few waits for a single task are how one tries things out."""
@@ -78,7 +81,7 @@ def find(report: Report) -> list[Finding]:
     found = [finding for rule in RULES for finding in rule(report)]
     least_s = max(WORTH_S, WORTH_SHARE * report.active_s)
     found = [each for each in found if each.lost_s >= least_s or each.kind in ALWAYS]
-    found.sort(key=lambda finding: finding.lost_s, reverse=True)
+    found.sort(key=lambda finding: (finding.kind in WRONG, finding.lost_s), reverse=True)
     return found[:MAX_FINDINGS]
 
 
@@ -111,6 +114,19 @@ def redefined(report: Report) -> Iterator[Finding]:
                 f"and loaded again.",
                 "Define it once, outside the loop, and pass what differs as an argument.",
                 pack_s + num * REDEFINE_S,
+            )
+
+
+def globals_(report: Report) -> Iterator[Finding]:
+    """A function that adds to a global variable, of which each worker has a copy."""
+    for (name, where), code in report.codes.items():
+        for variable in augmented(code):
+            yield Finding(
+                "globals",
+                f"`{name}`{_at(where)} adds to the global variable `{variable}`: each worker has a copy of "
+                f"its own, and the program's stays as it was.",
+                "Return what is to be added, or keep the sum in an actor.",
+                0.0,
             )
 
 
@@ -167,7 +183,8 @@ def waits(report: Report) -> Iterator[Finding]:
     """A function that waits, for a network or a disk, and holds a CPU meanwhile."""
     for log in report.functions:
         if (
-            log.num_tasks > report.num_cpus / max(log.num_cpus, 0.01)
+            not log.is_method
+            and log.num_tasks > report.num_cpus / max(log.num_cpus, 0.01)
             and log.num_cpus > WAITS_CPU
             and log.timed_s >= WAITS_TASK_S * log.num_tasks
             and log.cpu_s < WAITS_CPU * log.timed_s
@@ -179,6 +196,25 @@ def waits(report: Report) -> Iterator[Finding]:
                 f"{_cpus(log.num_cpus)} meanwhile.",
                 "@remote(num_cpus=0.1) lets ten of them run on each CPU.",
                 (log.timed_s - log.cpu_s) / report.num_cpus,
+            )
+
+
+def actor_waits(report: Report) -> Iterator[Finding]:
+    """A method that waits, while other calls wait for it: they arrive several at a time."""
+    for log in report.functions:
+        if (
+            log.is_method
+            and log.num_tasks >= max(LONE_WAITS, 2 * log.num_batches)
+            and log.timed_s >= WAITS_TASK_S * log.num_tasks
+            and log.cpu_s < WAITS_CPU * log.timed_s
+            and log.waited_s < WAITS_CPU * log.run_s
+        ):
+            yield Finding(
+                "actor_waits",
+                f"`{log.name}` waits {share(1 - log.cpu_s / log.timed_s)} of its time, and other calls wait "
+                f"for it: an actor runs one at a time.",
+                "`async def` and `await`, or @remote(max_concurrency=10), lets them wait together.",
+                log.timed_s - log.cpu_s,
             )
 
 
@@ -305,10 +341,12 @@ def retries(report: Report) -> Iterator[Finding]:
 RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
     get_in_loop,
     redefined,
+    globals_,
     captures,
     tiny,
     too_few,
     waits,
+    actor_waits,
     returns_much,
     straggler,
     crowded,

@@ -86,6 +86,7 @@ class Report:
         self.lone_wait_s = record.lone_wait_s
         self.num_dropped_events = record.ring.num_dropped
         self.exports: dict[tuple[str, str], list[float]] = dict(record.exports)
+        self.codes = dict(record.codes)
         self.captures: list[Capture] = list(record.captures)
         self.findings: list[Finding] = find(self)
 

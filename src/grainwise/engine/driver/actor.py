@@ -45,6 +45,41 @@ class ActorRef(ObjectRef["Any"]):
             pass  # never finished
 
 
+class ActorFacts:
+    """What listings show of an actor; it outlives the actor.
+
+    Attributes:
+        id: its identity.
+        class_name, name, namespace: how it is called; an empty name for none.
+        state: "PENDING_CREATION", "ALIVE", "RESTARTING" or "DEAD".
+        pid: its process, 0 if there is none.
+        num_cpus: what it occupies.
+        is_detached: it does not end with its handles.
+        num_restarts: how often it was made again.
+        error: why it is dead, empty if it is not.
+    """
+
+    __slots__ = (
+        "class_name", "error", "id", "is_detached", "name", "namespace", "num_cpus", "num_restarts", "pid",
+        "state",
+    )  # fmt: skip
+
+    def __init__(
+        self, identity: int, class_name: str, name: str, namespace: str, state: str, pid: int,
+        num_cpus: float, is_detached: bool, num_restarts: int, error: str,
+    ) -> None:  # fmt: skip
+        self.id = identity
+        self.class_name = class_name
+        self.name = name
+        self.namespace = namespace
+        self.state = state
+        self.pid = pid
+        self.num_cpus = num_cpus
+        self.is_detached = is_detached
+        self.num_restarts = num_restarts
+        self.error = error
+
+
 class Actor:
     """See the module docstring. Changes under the engine's turn; anyone may append to `open`.
 
@@ -152,6 +187,25 @@ class Actor:
     def key_of(self, ref: ObjectRef[Any], call: Call) -> Any:
         """Return under what a call that waits is held."""
         return ref if self.is_concurrent else call.caller
+
+    def num_pending(self) -> int:
+        """Return how many of its calls have not ended."""
+        batches = () if self.handle is None else tuple(self.handle.batches.values())
+        sent = [ref for batch in batches for ref in batch.refs[batch.base : batch.stop]]
+        return sum(
+            ref._state.__class__ is TaskSpec and ref is not self.is_starting for ref in (*sent, *self.refs())
+        )
+
+    def facts(self) -> ActorFacts:
+        """Return what listings show of it."""
+        options = self.options
+        restarting = "RESTARTING" if self.num_restarts else "PENDING_CREATION"
+        state = {DEAD: "DEAD", ALIVE: "ALIVE"}.get(self.state, restarting)
+        pid = 0 if self.handle is None else self.handle.pid
+        return ActorFacts(
+            self.id, options.class_name, options.name, options.namespace, state, pid, options.num_cpus,
+            options.is_detached, self.num_restarts, "" if self.error is None else str(self.error),
+        )  # fmt: skip
 
     def refs(self) -> list[ObjectRef[Any]]:
         """Return all its calls that are not sent."""

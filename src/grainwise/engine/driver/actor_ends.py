@@ -6,6 +6,8 @@ All of it happens under the engine's turn.
 from __future__ import annotations
 
 from ...errors import ActorDiedError, ActorUnavailableError, GrainwiseError, TaskCancelledError
+from ...objects.ref import actor_bytes
+from ..wire import control
 from ..wire.tasks import CANCEL_CALL, EXIT, Call, TaskSpec
 from . import crash
 from .actor import DEAD, NEW
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
 
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
-    from .actor import Actor, ActorRef
+    from .actor import Actor, ActorFacts, ActorRef
     from .batches import SentBatch
     from .engine import Engine
+
+
+_DROPPED = "all references to it were removed, its last handle is gone"
 
 
 class ActorEnds:
@@ -36,6 +41,7 @@ class ActorEnds:
     active: dict[Actor, None]
     by_id: dict[int, Actor]
     names: dict[tuple[str, str], Actor]
+    ended: deque[ActorFacts]
     _dropped: deque[int]
     _dead: weakref.WeakKeyDictionary[ActorRef, Actor]
 
@@ -59,13 +65,13 @@ class ActorEnds:
         """End an actor that nobody can call any more, behind its last call."""
         if actor.state == DEAD or actor.open or actor.held or actor.state == NEW:
             if actor.state == NEW and not actor.open and not actor.held and actor.handle is None:
-                self.die(actor, self._died(actor, "its last handle is gone"))
+                self.die(actor, self._died(actor, _DROPPED))
             return
         handle = actor.handle
         if handle is None or handle.batches:
             return
         self.engine.dispatcher.post(handle, (EXIT,))
-        self.die(actor, self._died(actor, "its last handle is gone"), is_ending=True)
+        self.die(actor, self._died(actor, _DROPPED), is_ending=True)
 
     def end_gracefully(self, actor: Actor, why: str) -> None:
         """An actor ends itself, and says why; its process is on its way out."""
@@ -92,6 +98,7 @@ class ActorEnds:
         engine = self.engine
         actor.state = DEAD
         actor.error = error
+        self.ended.append(actor.facts())
         actor.send_at = 0
         self.by_id.pop(actor.id, None)
         ref = actor.ref()
@@ -204,9 +211,10 @@ class ActorEnds:
             self.die(actor, died)
             return
         error = ActorUnavailableError(
-            f"actor {actor.options.class_name!r} died while it ran this call and is being restarted - "
-            f"{self._story(actor, handle)} - set max_task_retries if it is safe to run calls again",
-            actor_name=actor.options.class_name, actor_id=f"{actor.id:032x}", pid=handle.pid or None,
+            f"The actor is temporarily unavailable - actor {actor.options.class_name!r} died while it ran "
+            f"this call and is being restarted - {self._story(actor, handle)} - set max_task_retries if it "
+            f"is safe to run calls again",
+            actor_name=actor.options.class_name, actor_id=actor_bytes(actor.id).hex(), pid=handle.pid or None,
         )  # fmt: skip
         again: list[ObjectRef[Any]] = []
         last = begun[-1] if begun else None
@@ -224,7 +232,7 @@ class ActorEnds:
         if starting is not None:
             engine.results.watchers.pop(starting, None)
         if actor.is_dropped and not actor.open and not actor.held:
-            self.die(actor, self._died(actor, "its last handle is gone"))
+            self.die(actor, self._died(actor, _DROPPED))
             return
         self._make(actor)
 
@@ -236,9 +244,10 @@ class ActorEnds:
         if handle is not None and handle.is_exited:
             detail = crash.last_lines(handle)
         return ActorDiedError(
-            f"actor {name!r} does not answer any more - {why}{story}" + (f"\n{detail}" if detail else ""),
+            f"The actor died - actor {name!r} does not answer any more: {why}{story}"
+            + (f"\n{detail}" if detail else ""),
             actor_name=name,
-            actor_id=f"{actor.id:032x}",
+            actor_id=actor_bytes(actor.id).hex(),
             pid=handle.pid or None if handle is not None else None,
             detail=detail,
         )
@@ -277,8 +286,7 @@ class ActorEnds:
                 if actor.options.is_async:
                     return
             elif not self._take_back(handle, batches[number + 1 :], batch, index):
-                if ref._state.num_returns < 0:
-                    self.engine.streams.ask_to_close(handle, batch.seq, index)
+                handle.words[control.TOLD] = (batch.seq << 32 | index) + 1
                 if recursive:
                     batch.cancelled.add(index)
                     for child in list((batch.children or {}).get(index, ())):

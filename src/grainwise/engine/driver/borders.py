@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 
-from ...objects.codec import PACKED_WIRE, Packed, known_ref
-from ...objects.ref import PACKED, ObjectRef
+from ...objects.codec import PACKED_WIRE, Packed, escaped_ref, known_ref
+from ...objects.ref import FAILED, PACKED, ObjectRef
 from ..wire import control
 from ..wire.channel import receive_fds, send_fd
 from ..wire.tasks import packed_wire
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ...errors import ObjectLostError
     from ...objects.blob import Blob
     from ...objects.store import Store
     from ..processes.pool import WorkerHandle
@@ -57,14 +58,21 @@ class Borders:
 
     def restore(self, identity: int) -> ObjectRef[Any]:
         """Return the ref of an identity that is being unpickled in this process."""
-        ref = known_ref(identity) or self.refs.get(identity)
+        ref = known_ref(identity) or self.held(identity)
         if ref is None:
-            from ...errors import ObjectLostError
+            raise _lost(identity)
+        return ref
 
-            raise ObjectLostError(
-                f"the value behind ref {identity:032x} is gone - expected a ref that is still held "
-                f"somewhere; keep it in a variable, or pass it inside a task's argument or result"
-            )
+    def held(self, identity: int) -> ObjectRef[Any] | None:
+        """Return the ref of an identity that has left this process, None if nobody holds it any more."""
+        return self.refs.get(identity) or escaped_ref(identity)
+
+    def named(self, identity: int) -> ObjectRef[Any]:
+        """Return the ref that a worker has named; a failed one if it has unpickled it and nobody holds it."""
+        ref = self.held(identity)
+        if ref is None:
+            ref = ObjectRef.__new__(ObjectRef)
+            ref._id, ref._state, ref._value = identity, FAILED, _lost(identity)
         return ref
 
     # -- to a worker -----------------------------------------------------------------------------------
@@ -128,7 +136,7 @@ class Borders:
             stream,
             pieces,
             tuple(self._adopt_blob(blob, handle) for blob in blobs),
-            tuple(self.refs[identity] for identity in refs),
+            tuple(self.named(identity) for identity in refs),
         )
 
     def _adopt_blob(self, wire: tuple[int, int, int, int], handle: WorkerHandle) -> Blob:
@@ -184,3 +192,12 @@ class Borders:
             self._return_ref(handle, identity, count)
         handle.words[control.USED] = handle.words[control.FREED] = 0  # its objects count as ours from here on
         self.store.orphan(handle.own_arenas)
+
+
+def _lost(identity: int) -> ObjectLostError:
+    from ...errors import ObjectLostError
+
+    return ObjectLostError(
+        f"the value behind ref {identity:032x} is gone - expected a ref that is still held somewhere; keep "
+        f"it in a variable, or pass it inside a task's argument or result"
+    )

@@ -21,6 +21,7 @@ from time import monotonic, perf_counter
 
 from ...errors import EngineClosedError
 from ...objects import ref as refs_module
+from ...objects.codec import forget_escaped
 from ...objects.store import Store
 from ...objects.usage import Usage
 from ...watch import events as watch
@@ -128,6 +129,7 @@ class Engine(Words):
         self.turn.shield()
         refs_module.hooks.identify = self.borders.identify
         refs_module.hooks.restore = self.borders.restore
+        refs_module.hooks.find = self.borders.refs.get
         refs_module.hooks.future = self.future
 
     def bind(
@@ -151,6 +153,12 @@ class Engine(Words):
         self.check_open()
         with self.turn:
             return self.actors.find(name, namespace)
+
+    def list_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Return namespace and name of each actor that can be found, in one namespace or in all."""
+        self.check_open()
+        with self.turn:
+            return self.actors.named(namespace)
 
     def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
         """End an actor's process, and the actor unless it may be restarted."""
@@ -460,7 +468,8 @@ class Engine(Words):
         self.turn.unshield()
         hooks = refs_module.hooks
         if hooks.identify == self.borders.identify:
-            hooks.identify = hooks.restore = hooks.future = None
+            hooks.identify = hooks.restore = hooks.future = hooks.find = None
+            forget_escaped()
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, and touch nothing else."""

@@ -107,7 +107,7 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
     elif kind == CANCEL_REF:
         from . import crash
 
-        crash.cancel(engine, engine.borders.refs[message[1]], force=message[2], recursive=message[3])
+        crash.cancel(engine, engine.borders.named(message[1]), force=message[2], recursive=message[3])
     elif kind == LEAVING:
         if handle.actor is not None:
             engine.actors.end_gracefully(handle.actor, message[1])
@@ -176,7 +176,7 @@ def _arguments(engine: Engine, handle: WorkerHandle, wires: list[Any]) -> tuple[
         if wire.__class__ is not tuple:
             args.append(wire)
         elif wire[0] == REF_WIRE:
-            args.append(borders.refs[wire[1]])
+            args.append(borders.named(wire[1]))
         else:
             packed = borders.adopt(wire, handle)
             nbytes += packed.nbytes() if not packed.blobs else 256
@@ -303,7 +303,7 @@ def _want(
     item: tuple[int, int] | None, is_main: bool, must_wait: bool,
 ) -> None:  # fmt: skip
     """A thread of a worker waits for refs; `item` is the task it belongs to, if it belongs to one."""
-    refs = [engine.borders.refs[identity] for identity in identities]
+    refs = [engine.borders.named(identity) for identity in identities]
     wait = Wait(handle, token, refs, count, item[0] if item and is_main else 0)
     wait.needs_all = must_wait
     if item is not None and is_main and handle.actor is None:

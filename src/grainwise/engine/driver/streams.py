@@ -19,7 +19,6 @@ from ...objects.codec import pack
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..calls import DYNAMIC, limit_of
 from ..generators import END, DynamicObjectRefGenerator, ObjectRefGenerator
-from ..wire import control
 from ..wire.tasks import PAUSED, TAKE, Call, TaskSpec
 from . import nested
 
@@ -336,10 +335,6 @@ class Streams:
         stream.pause = None
         pause._value, pause._state = told, READY
         self.engine.results.resolved(pause)
-
-    def ask_to_close(self, handle: WorkerHandle, seq: int, index: int) -> None:
-        """Have a generator that runs end at its next `yield`; it may not be interrupted elsewhere."""
-        handle.words[control.CLOSE] = (seq << 32 | index) + 1
 
     # -- consumers in workers --------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from ...errors import EngineClosedError, InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
 from ...objects.ref import FAILED, PACKED, ObjectRef
 from ..needs import NOTHING, is_special, normal
+from ..signatures import signature_of
 from ..wire.failures import pack_or_name
 from ..wire.tasks import Call, Function, TaskSpec, argument_name, function_identity
 
@@ -72,6 +73,8 @@ class Submissions:
         """
         spec = self.spec_of(function, options)
         engine = self.engine
+        signature = signature_of(function.function, options.name)
+        check = signature.check
 
         def ended(args: Any, kwargs: Any) -> Any:
             if again is None:
@@ -79,9 +82,10 @@ class Submissions:
             return again(*args, **kwargs) if again is not None else None
 
         def submit_any(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
             return ended(args, kwargs) if engine.is_closed else self._submit_call(spec, args, kwargs)
 
-        if options.num_returns != 1:
+        if options.num_returns != 1 or not signature.least <= 1 <= signature.most:
             return submit_any
         queue = spec.open
         append, wake, slow = queue.append, engine.wake, submit_any

@@ -338,8 +338,12 @@ class Pool:
             self.poller.close()
 
 
-def open_pool(settings: Settings) -> Pool:
+def open_pool(settings: Settings, namespace: str = "") -> Pool:
     """Start a pool's template, which boots while the rest of the engine is still being imported.
+
+    Args:
+        settings: of the session.
+        namespace: where its tasks look up actors by default.
 
     Raises:
         WorkerStartError: it can't be started; nothing is left open.
@@ -354,6 +358,7 @@ def open_pool(settings: Settings) -> Pool:
         log_to_driver=settings.log_to_driver,
         tag_output=settings.tag_output,
         totals=settings.totals(),
+        namespace=namespace,
     )
     pool = Pool(told, settings.threads_per_worker)
     try:

@@ -32,7 +32,7 @@ VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas, and how often each had come
 EXIT = 5
 FORGET = 6  # function id
-ACT = 7  # class name, is it async?, how many calls at once, groups: of an actor whose calls may run at once
+ACT = 7  # class name, facts of the actor, None or for calls that run at once: async?, how many, groups
 CANCEL_CALL = 8  # seq, index: a call of such an actor
 EQUIP = 12  # resources, GPUs, placement group: what the calls that follow have
 
@@ -46,7 +46,7 @@ RETURNED = 21  # borrowed blobs, dropped refs
 PUT = 22  # identity, wire
 CANCEL_REF = 23  # identity, force, recursive
 DONE = 28  # (seq, index, part, value, seconds) of each of some calls of an actor, in any order
-FIND_ACTOR = 25  # identity for the answer, name, namespace
+FIND_ACTOR = 25  # identity for the answer, name (or the actor's identity; None: list all), namespace
 KILL_ACTOR = 26  # identity, whether it may restart
 LEAVING = 27  # the actor ends itself: why
 ASK = 32  # identity for the answer, what, arguments: see `driver.questions`

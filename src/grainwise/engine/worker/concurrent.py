@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextvars import ContextVar
 from time import perf_counter
 
 from ...objects.codec import ERROR_WIRE, Packed, is_atom
@@ -62,6 +63,10 @@ class Item:
         self.spent_s = 0.0
 
 
+running: ContextVar[Item | None] = ContextVar("running", default=None)
+"""The call that this thread, or this task of the event loop, runs."""
+
+
 class Group:
     """A concurrency group: what runs of it and what waits."""
 
@@ -88,6 +93,10 @@ class Concurrent:
         self._groups = {"": Group(limit), **{name: Group(most) for name, most in groups}}
         self._items: dict[tuple[int, int], Item] = {}
         self._outbox: deque[tuple[Item, Any]] = deque()
+
+    def current(self) -> Item | None:
+        """Return the call that asks."""
+        return running.get()
 
     # -- main thread -----------------------------------------------------------------------------------
 
@@ -124,10 +133,11 @@ class Concurrent:
     def _begin(self, item: Item) -> Any:
         """Call the method; what an `async def` returns is still to be awaited."""
         worker = self._worker
+        running.set(item)
         if item.group not in self._groups:
             raise ValueError(
                 f"{item.name!r} asks for the concurrency group {item.group!r} - expected one of "
-                f"{', '.join(sorted(self._groups))}"
+                f"{', '.join(sorted(filter(None, self._groups)))}"
             )
         function = worker.acting.method(item.method)
         args, kwargs = worker.inside.arguments(item.value, function, item.name)
@@ -307,7 +317,10 @@ class OnLoop(Concurrent):
                 value = self._begin(item)
                 if hasattr(value, "__await__"):
                     value = await value
-                if item.num_returns < 0:
+                was_cancelled: bool = getattr(item, "is_cancelled")  # noqa: B009 -- set meanwhile
+                if was_cancelled:
+                    wire = self._cancelled(item)
+                elif item.num_returns < 0:
                     wire = await self._stream(item, value)
                 else:
                     wire = self._pack(item, value)

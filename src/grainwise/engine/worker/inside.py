@@ -66,8 +66,10 @@ class Inside(Submitting):
         """Make this the engine of the process."""
         current.install(self)
         refs_module.hooks.restore = self.ref
+        refs_module.hooks.find = self._refs.get
         refs_module.hooks.future = self.future
         refs_module.hooks.identify = None
+        refs_module.hooks.escaping = self.own.tell
 
     def exit_actor(self) -> None:
         """End this process, if it is an actor's.
@@ -108,7 +110,8 @@ class Inside(Submitting):
         if missing and not self._await(missing, len(missing), timeout_s):
             left = sum(ref._state.__class__ is not int for ref in missing.values())
             raise GetTimeoutError(
-                f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet"
+                f"Get timed out: some object(s) not ready - get() waited {timeout_s:g} s, {left} of "
+                f"{len(refs)} values were not there yet"
             )
         return [self._value(ref) for ref in refs]
 

@@ -15,9 +15,10 @@ from collections import deque
 from ...objects.codec import Packed, is_atom, serialize
 from ...objects.ref import READY, ObjectRef
 from .. import current
-from ..calls import DYNAMIC, limit_of, num_refs
+from ..calls import DYNAMIC, limit_of, num_refs, pending_limit
 from ..generators import ObjectRefGenerator
 from ..needs import NO_GROUP, infeasible, to_units, with_cpus
+from ..signatures import Signature, signature_of
 from ..wire import control
 from ..wire.failures import pack_or_name
 from ..wire.tasks import ASK, CANCEL_REF, FIND_ACTOR, KILL_ACTOR, PUT, SUBMIT, argument_name
@@ -109,7 +110,10 @@ class Submitting(Values):
             classes = serialize(classes)  # nothing of the user's enters a frame as it is
         astuple = (num_cpus, num_returns, max_retries, classes, name, batching, runtime_env, needs)
 
+        check = signature_of(function.function, options.name).check
+
         def submit(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
             return self._submit(function, astuple, options, args, kwargs)
 
         return submit
@@ -201,6 +205,12 @@ class Submitting(Values):
         """Return the values of refs, waiting for them."""
         raise NotImplementedError
 
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Wait until so many refs are resolved or the time is over."""
+        raise NotImplementedError
+
     # -- actors ----------------------------------------------------------------------------------------
 
     def create_actor(
@@ -227,14 +237,23 @@ class Submitting(Values):
     def bind_method(self, ref: ObjectRef[Any], options: MethodOptions) -> Callable[..., Any]:
         """Return what submits a call of an actor's method."""
         method, name, num_returns, retries, classes, group = options.astuple()
+        check = Signature(options.signature, method).check
         if isinstance(classes, tuple):
             classes = serialize(classes)
         astuple = (method, name, num_returns, retries, classes, group)
 
+        most = options.max_pending
+        pending: list[ObjectRef[Any]] = []  # of the calls through this handle, if their number is limited
+
         def submit(*args: Any, **kwargs: Any) -> Any:
             self._check_open()
+            check(args, kwargs)
+            if most >= 0:
+                self._check_pending(pending, most, name)
             packed_args = self._pack_args(args, kwargs, None, name)
             refs = self._new_refs(num_refs(num_returns))
+            if most >= 0:
+                pending.append(refs[0])
             self._append(
                 ref._id, None, astuple, options, packed_args, tuple(kwargs), None, refs, (args, kwargs, ref)
             )
@@ -242,13 +261,39 @@ class Submitting(Values):
 
         return submit
 
+    def _check_pending(self, pending: list[ObjectRef[Any]], most: int, name: str) -> None:
+        """Refuse a call if as many are under way as may be; forget those that have ended.
+
+        Raises:
+            PendingCallsLimitExceeded: they are.
+        """
+        while len(pending) >= most:
+            ready, pending[:] = self.wait(pending, 1, 0.0) if pending else ([], [])
+            if not ready:
+                raise pending_limit(name, most)
+
     def find_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], Any]:
         """Return the ref and the description of the actor of a name."""
+        found: tuple[ObjectRef[Any], Any] = self._ask_for_actor(name, namespace)
+        return found
+
+    def _ask_for_actor(self, which: str | int | None, namespace: str) -> Any:
         self._check_open()
         (ref,) = self._new_refs(1)
         self.send_open()
-        self.worker.send((FIND_ACTOR, ref._id, name, namespace))
-        found: tuple[ObjectRef[Any], Any] = self.get([ref], None)[0]
+        self.worker.send((FIND_ACTOR, ref._id, which, namespace))
+        return self.get([ref], None)[0]
+
+    def own_actor(self) -> tuple[ObjectRef[Any], Any]:
+        """Return the ref and the description of the actor that this worker is."""
+        facts = self.worker.acting.facts
+        assert facts is not None
+        found: tuple[ObjectRef[Any], Any] = self._ask_for_actor(facts[0], "")
+        return found
+
+    def list_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Return namespace and name of each actor that can be found, in one namespace or in all."""
+        found: list[tuple[str, str]] = self._ask_for_actor(None, namespace or "")
         return found
 
     def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
@@ -340,7 +385,10 @@ class Submitting(Values):
     def put(self, value: Any) -> ObjectRef[Any]:
         """Store a value and return a ref to it."""
         if isinstance(value, ObjectRef):
-            raise TypeError("put() got an ObjectRef - expected a value; pass the ref itself instead")
+            raise TypeError(
+                "Calling 'put' on an ObjectRef is not allowed - expected a value; pass the ref itself, or "
+                "put it in a list"
+            )
         self._check_open()
         packed = self._pack_arg(value, "value", "put")
         ref = self._borrow(self.worker.uid << UID_SHIFT | next(self._ids))

@@ -45,6 +45,9 @@ class BorrowedRef(ObjectRef["Any"]):
             pass  # never finished
 
 
+_new_borrowed = BorrowedRef.__new__
+
+
 class Values:
     """Borrows what arrives, and packs what leaves.
 
@@ -66,14 +69,18 @@ class Values:
     # -- in --------------------------------------------------------------------------------------------
 
     def ref(self, identity: int) -> ObjectRef[Any]:
-        """Return the ref that has arrived under this identity; each arrival counts as one loan."""
+        """Return the ref of an identity that is being unpickled.
+
+        One that has not arrived as a part of the value was pickled by the user's own means: it is no loan,
+        and is kept alive by the process that pickled it.
+        """
         known = known_ref(identity)
-        return known if known is not None else self._borrow(identity)
+        return known if known is not None else self._borrow(identity, 0)
 
     def _borrow(self, identity: int, count: int = 1) -> BorrowedRef:
         ref = self._refs.get(identity)
         if ref is None:
-            ref = BorrowedRef()
+            ref = _new_borrowed(BorrowedRef)
             ref._id = identity
             ref._state = None
             ref._value = None
@@ -248,9 +255,11 @@ class Values:
         if not num_returns:
             return []
         try:
-            values = list(value)
+            parts = iter(value)
         except TypeError:
             values = [value]
+        else:
+            values = list(parts)  # a generator runs here: what it raises is the task's own
         if len(values) != num_returns:
             raise ValueError(
                 f"task {task_name!r} returned {len(values)} values - expected {num_returns} (its num_returns)"

@@ -161,7 +161,7 @@ class Flow:
             worker.unshield()
         item = self.item
         if item is None:
-            if worker.words[control.CLOSE] == (self.seq << 32 | self.index) + 1:
+            if worker.words[control.TOLD] == (self.seq << 32 | self.index) + 1:
                 raise ClosedError
             if self.has_blobs:
                 worker.inside.read_waiting()  # among it what may be freed
