@@ -435,7 +435,7 @@ def test_wait_takes_generators_among_refs(tmp_path: Path) -> None:
     untyped: Any = quick
     with pytest.raises(ValueError, match="twice"):
         ray.wait([untyped, untyped])
-    with pytest.raises(TypeError, match="got one ObjectRefGenerator"):
+    with pytest.raises(TypeError, match="got a single ObjectRefGenerator"):
         ray.wait(untyped)
 
 

@@ -29,7 +29,6 @@ WHERE = {
     "ray.util.serialization": "grainwise.util.serializers",
     "ray.util.check_serialize": "grainwise.util.serializability",
     "ray._raylet": "grainwise.as_ray.raylet",
-    "ray._private": "grainwise.as_ray.nothing",
     "ray._private.object_ref_generator": "grainwise.as_ray.raylet",
     "ray.actor": "grainwise.as_ray.actor",
     "ray.runtime_context": "grainwise.as_ray.runtime_context",

@@ -246,8 +246,8 @@ class ObjectRefGenerator(Typed["T_co"]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an ObjectRefGenerator was pickled, which is not allowed - expected the refs that it gives - "
-            "consume it where it was made, and pass its refs to other tasks"
+            "You cannot return or pass a generator to other task: serializing an ObjectRefGenerator is not "
+            "allowed - expected the refs that it gives - consume it where it was made, and pass those on"
         )
 
     def __repr__(self) -> str:
@@ -297,5 +297,5 @@ def _read_error(future: Any) -> None:
 
 def _not_offered(name: str) -> NotImplementedError:
     return NotImplementedError(
-        f"{name}() of an ObjectRefGenerator is not supported - expected next(), or cancel() to end it"
+        f"`gen.{name}` is not supported. An ObjectRefGenerator is consumed by next(), and ended by cancel()"
     )
