@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "grainwise"
 
 # Lowest first. Modules of one row do not import each other, but for SIDEWAYS.
 ROWS = [
-    ["errors", "config", "exceptions"],
+    ["errors", "config", "exceptions", "runtime_env"],
     ["grain", "objects"],
     ["watch"],
     ["engine", "cluster"],

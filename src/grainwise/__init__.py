@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors as errors
     from . import exceptions as exceptions
+    from . import flow as flow
+    from . import runtime_env as runtime_env
     from . import util as util
     from .adapters.dask_scheduler import dask_get as dask_get
     from .adapters.futures.executor import Executor as Executor
@@ -52,6 +54,21 @@ if TYPE_CHECKING:
     from .api.values import put as put
     from .api.values import wait as wait
     from .as_ray import install_as_ray as install_as_ray
+    from .engine.generators import DynamicObjectRefGenerator as DynamicObjectRefGenerator
+    from .engine.generators import ObjectRefGenerator as ObjectRefGenerator
+    from .flow.tasks.dynamic import dynamic as dynamic
+    from .flow.tasks.map_task import map_task as map_task
+    from .flow.tasks.task import task as task
+    from .flow.workflows.workflow import workflow as workflow
+    from .objects.ids import ActorClassID as ActorClassID
+    from .objects.ids import ActorID as ActorID
+    from .objects.ids import FunctionID as FunctionID
+    from .objects.ids import JobID as JobID
+    from .objects.ids import NodeID as NodeID
+    from .objects.ids import PlacementGroupID as PlacementGroupID
+    from .objects.ids import TaskID as TaskID
+    from .objects.ids import UniqueID as UniqueID
+    from .objects.ids import WorkerID as WorkerID
     from .objects.ref import ObjectRef as ObjectRef
 
 _WHERE = {
@@ -68,6 +85,15 @@ _WHERE = {
     "get_gpu_ids": "api.context",
     "get_runtime_context": "api.context",
     "nodes": "api.context",
+    "ActorClassID": "objects.ids",
+    "ActorID": "objects.ids",
+    "FunctionID": "objects.ids",
+    "JobID": "objects.ids",
+    "NodeID": "objects.ids",
+    "PlacementGroupID": "objects.ids",
+    "TaskID": "objects.ids",
+    "UniqueID": "objects.ids",
+    "WorkerID": "objects.ids",
     "install_as_ray": "as_ray",
     "report": "api.reports",
     "timeline": "api.reports",
@@ -86,25 +112,44 @@ _WHERE = {
     "get": "api.values",
     "wait": "api.values",
     "cancel": "api.values",
+    "DynamicObjectRefGenerator": "engine.generators",
+    "ObjectRefGenerator": "engine.generators",
+    "dynamic": "flow.tasks.dynamic",
+    "map_task": "flow.tasks.map_task",
+    "task": "flow.tasks.task",
+    "workflow": "flow.workflows.workflow",
     "ObjectRef": "objects.ref",
 }
 
 __all__ = [
     "ActorClass",
+    "ActorClassID",
     "ActorHandle",
+    "ActorID",
     "ActorMethod",
+    "DynamicObjectRefGenerator",
     "Executor",
+    "FunctionID",
+    "JobID",
     "MapResults",
+    "NodeID",
     "ObjectRef",
+    "ObjectRefGenerator",
+    "PlacementGroupID",
     "RemoteFunction",
     "RuntimeContext",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
     "available_resources",
     "cancel",
     "cluster_resources",
     "dask_get",
+    "dynamic",
     "errors",
     "exceptions",
     "exit_actor",
+    "flow",
     "get",
     "get_actor",
     "get_gpu_ids",
@@ -114,17 +159,21 @@ __all__ = [
     "is_initialized",
     "kill",
     "map",
+    "map_task",
     "method",
     "nodes",
     "put",
     "register_joblib",
     "remote",
     "report",
+    "runtime_env",
     "shutdown",
     "starmap",
+    "task",
     "timeline",
     "util",
     "wait",
+    "workflow",
 ]
 
 
@@ -135,8 +184,10 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("grainwise")
-    if name in ("errors", "exceptions", "util"):
+    if name in ("errors", "exceptions", "flow", "runtime_env", "util"):
         return import_module(f".{name}", __name__)
+    if name in ("actor", "remote_function", "runtime_context", "types"):  # Ray's modules, for `ray.actor.…`
+        return import_module(f".as_ray.{name}", __name__)
     where = _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,11 +6,19 @@
 | `object_store_memory_bytes` | `object_store_memory` | `GRAINWISE_OBJECT_STORE_MEMORY` | 30 % of the memory |
 | `spill_directory` | `spill_dir` | `GRAINWISE_SPILL_DIR` | the temp folder; "off" turns spilling off |
 | `batching` | `batching` | `GRAINWISE_BATCHING` | "auto" |
+| `cache_directory` | - | `GRAINWISE_CACHE_DIR` | the user's cache folder, `~/.cache/grainwise` |
+| `environment_ttl_s` | - | `GRAINWISE_ENVIRONMENT_TTL_S` | 300 |
 | `take_back` | - | `GRAINWISE_TAKE_BACK` | "barriers" where the kernel has them, else "locks" |
 | `threads_per_worker` | - | `GRAINWISE_THREADS_PER_WORKER` | 1 |
 | `report` | `report` | `GRAINWISE_REPORT` | false |
 | `log_to_driver` | `log_to_driver` | `GRAINWISE_LOG_TO_DRIVER` | true |
 | `tag_output` | `tag_output` | `GRAINWISE_TAG_OUTPUT` | true |
+| `gpu_ids` | `num_gpus` | `GRAINWISE_NUM_GPUS` | those of NVIDIA that the program may see |
+| `resources` | `resources` | `GRAINWISE_RESOURCES` (JSON) | none |
+| `memory_bytes` | - | `GRAINWISE_MEMORY` | the memory, less the object store |
+| `memory_usage_threshold` | - | `GRAINWISE_MEMORY_USAGE_THRESHOLD` | 0.95 of the memory |
+| `memory_monitor_refresh_s` | - | `GRAINWISE_MEMORY_MONITOR_REFRESH_S` | 0.25; 0 for no monitor |
+| `task_oom_retries` | - | `GRAINWISE_TASK_OOM_RETRIES` | -1: no limit |
 """
 
 from __future__ import annotations
@@ -21,6 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+ADDRESS = "127.0.0.1"
+"""Nothing of ours can be reached from elsewhere."""
 STORE_SHARE = 0.3
 MIN_STORE_BYTES = 1 << 20
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
@@ -34,21 +44,39 @@ class Settings:
         object_store_memory_bytes: what large objects may fill in shared memory before they spill.
         spill_directory: folder for what does not fit, None to raise `ObjectStoreFullError` instead.
         batching: tasks per batch, 0 for as many as is good; a task's own option goes first.
+        cache_directory: folder for what is kept from one program to the next: environments.
+        environment_ttl_s: so long the processes of a runtime environment that nobody uses stay, in seconds.
         take_back: how driver and workers agree on who runs what: "barriers" (locks where there are none) or
             "locks".
         threads_per_worker: limit for the thread pools of native libraries (BLAS, OpenMP) in each worker.
         report: print `grainwise.report()` on standard error when the session ends.
         log_to_driver: what workers print, log and warn of reaches the program.
         tag_output: each line of it begins with the task's name and the worker's pid.
+        gpu_ids: the GPUs that tasks and actors may have, as CUDA_VISIBLE_DEVICES names them.
+        resources: custom resources, by name.
+        memory_bytes: what tasks and actors may reserve with `memory=`.
+        memory_usage_threshold: from this share of the machine's memory in use on, tasks are killed.
+        memory_monitor_refresh_s: how often it is looked at, 0 for never.
+        task_oom_retries: runs of a task beyond the first after it was killed for that, -1 for no limit.
     """
 
     __slots__ = (
-        "batching", "log_to_driver", "num_cpus", "object_store_memory_bytes", "report", "spill_directory",
-        "tag_output", "take_back", "threads_per_worker",
+        "batching", "cache_directory", "environment_ttl_s", "gpu_ids", "log_to_driver", "memory_bytes",
+        "memory_monitor_refresh_s", "memory_usage_threshold", "num_cpus", "object_store_memory_bytes",
+        "report", "resources", "spill_directory", "tag_output", "take_back", "task_oom_retries",
+        "threads_per_worker",
     )  # fmt: skip
 
     batching: int
+    cache_directory: str
+    environment_ttl_s: float
+    gpu_ids: tuple[str, ...]
     log_to_driver: bool
+    memory_bytes: int
+    memory_monitor_refresh_s: float
+    memory_usage_threshold: float
+    resources: dict[str, float]
+    task_oom_retries: int
     num_cpus: float
     object_store_memory_bytes: int
     report: bool
@@ -60,6 +88,20 @@ class Settings:
     def __init__(self, **fields: Any) -> None:
         for name in self.__slots__:
             object.__setattr__(self, name, fields[name])
+
+    def totals(self) -> dict[str, float]:
+        """Return all that tasks and actors may take, by Ray's names."""
+        found = {
+            "CPU": float(self.num_cpus),
+            "memory": float(self.memory_bytes),
+            "object_store_memory": float(self.object_store_memory_bytes),
+            f"node:{ADDRESS}": 1.0,
+            "node:__internal_head__": 1.0,
+            **self.resources,
+        }
+        if self.gpu_ids:
+            found["GPU"] = float(len(self.gpu_ids))
+        return found
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Settings are frozen - expected init({name}=...) before the engine starts")
@@ -76,6 +118,8 @@ def resolve(
     log_to_driver: bool | None = None,
     tag_output: bool | None = None,
     report: bool | None = None,
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
 ) -> Settings:
     """Return settings from arguments, then variables, then defaults.
 
@@ -104,8 +148,25 @@ def resolve(
         size = check_batching("init(batching=...)", batching)
     else:
         size = check_batching("GRAINWISE_BATCHING", os.environ.get("GRAINWISE_BATCHING") or "auto")
+    all_memory = available_memory_bytes()
+    memory = _number("memory", None, "GRAINWISE_MEMORY")
+    threshold = _number("memory_usage_threshold", None, "GRAINWISE_MEMORY_USAGE_THRESHOLD")
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ValueError(
+            f"GRAINWISE_MEMORY_USAGE_THRESHOLD expected a share above 0 and up to 1, got {threshold:g}"
+        )
+    refresh_s = _number("memory_monitor_refresh_s", None, "GRAINWISE_MEMORY_MONITOR_REFRESH_S")
+    oom_retries = _number("task_oom_retries", None, "GRAINWISE_TASK_OOM_RETRIES")
     return Settings(
         batching=size,
+        cache_directory=_cache_directory(),
+        environment_ttl_s=_ttl_s(),
+        gpu_ids=find_gpus(num_gpus),
+        memory_bytes=int(memory if memory is not None else max(0, all_memory - store)),
+        memory_monitor_refresh_s=0.25 if refresh_s is None else max(0.0, refresh_s),
+        memory_usage_threshold=0.95 if threshold is None else threshold,
+        resources=_resources(resources),
+        task_oom_retries=-1 if oom_retries is None else int(oom_retries),
         log_to_driver=_flag("log_to_driver", log_to_driver),
         num_cpus=cpus,
         object_store_memory_bytes=int(store),
@@ -175,6 +236,97 @@ def _source(name: str, argument: object) -> str:
     return name if argument is not None else f"GRAINWISE_{name.upper()}"
 
 
+def find_gpus(asked: float | None) -> tuple[str, ...]:
+    """Return the names of the GPUs that there are, as CUDA_VISIBLE_DEVICES has them.
+
+    Args:
+        asked: how many; by default what GRAINWISE_NUM_GPUS says, else as many as there are, of those that
+            the program may see.
+
+    Raises:
+        ValueError: it is no whole number, or more than the program may see.
+    """
+    number = _number("num_gpus", asked, "GRAINWISE_NUM_GPUS")
+    if number is not None and (number < 0 or number != int(number)):
+        raise ValueError(f"{_source('num_gpus', asked)} expected a whole number, at least 0, got {number:g}")
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = None if variable is None else [each.strip() for each in variable.split(",") if each.strip()]
+    if visible in (["NoDevFiles"], ["-1"]):
+        visible = []
+    if number is None:
+        if not os.path.exists("/dev/nvidia0") and not os.path.exists("/dev/nvidia1"):
+            return ()
+        number = sum(name[6:].isdecimal() for name in os.listdir("/dev") if name.startswith("nvidia"))
+        if visible is not None:
+            number = min(number, len(visible))
+    elif visible is not None and number > len(visible):
+        raise ValueError(
+            f"{_source('num_gpus', asked)}={number:g} is more than the program may see - expected at most "
+            f"{len(visible)}: CUDA_VISIBLE_DEVICES contains {visible}"
+        )
+    names = visible if visible is not None else [str(index) for index in range(int(number))]
+    return tuple(names[: int(number)])
+
+
+def _resources(argument: dict[str, float] | None) -> dict[str, float]:
+    """Return the custom resources."""
+    source = "init(resources=...)"
+    if argument is None:
+        text = os.environ.get("GRAINWISE_RESOURCES")
+        if not text:
+            return {}
+        import json
+
+        source = "GRAINWISE_RESOURCES"
+        try:
+            argument = json.loads(text)
+        except ValueError:
+            raise ValueError(f'{source} expected JSON such as {{"disk": 2}}, got {text!r:.200}') from None
+    return check_resources(source, argument)
+
+
+def check_resources(source: str, value: Any) -> dict[str, float]:
+    """Return amounts of custom resources, checked.
+
+    Raises:
+        TypeError: it is no dict of names and numbers.
+        ValueError: a name is one of the machine's own, or an amount out of range.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"{source} expected a dict of names and amounts, got {type(value).__name__}")
+    found: dict[str, float] = {}
+    for name, amount in value.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{source} expected names as keys, got {type(name).__name__}")
+        if name in ("CPU", "GPU"):
+            raise ValueError(
+                f"{source} got {name!r} - Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and "
+                f"'GPU' in 'resources' keyword"
+            )
+        if name in ("memory", "object_store_memory"):
+            raise ValueError(f"{source} got {name!r} - expected the argument of that name instead")
+        found[name] = check_amount(f"{source}[{name!r}]", amount)
+    return found
+
+
+def check_amount(source: str, value: Any) -> float:
+    """Return an amount of a resource, checked.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite, or too small a part.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{source} expected a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{source} expected at least 0, got {value} - it cannot be negative")
+    if value and value * 10_000 < 1:
+        raise ValueError(
+            f"{source} expected parts of 0.0001 at least, got {value} - it cannot go beyond 0.0001"
+        )
+    return float(value)
+
+
 def _spill_directory(argument: str | None) -> str | None:
     if argument is not None and not isinstance(argument, (str, os.PathLike)):
         raise TypeError(f"init(spill_dir=...) expected a path, got {type(argument).__name__}")
@@ -189,6 +341,24 @@ def _spill_directory(argument: str | None) -> str | None:
     if not os.path.isdir(path):
         raise ValueError(f"{_source('spill_dir', argument)} expected an existing folder, got {path!r}")
     return path
+
+
+def _cache_directory() -> str:
+    """Return the user's cache folder for us; it need not exist."""
+    chosen = os.environ.get("GRAINWISE_CACHE_DIR")
+    if chosen:
+        return os.path.abspath(os.path.expanduser(chosen))
+    import sys
+
+    where = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return os.path.join(os.path.abspath(os.path.expanduser(where)), "grainwise")
+
+
+def _ttl_s() -> float:
+    seconds = _number("environment_ttl_s", None, "GRAINWISE_ENVIRONMENT_TTL_S")
+    if seconds is not None and seconds < 0:
+        raise ValueError(f"GRAINWISE_ENVIRONMENT_TTL_S must be at least 0, got {seconds:g}")
+    return 300.0 if seconds is None else seconds
 
 
 def available_cpus() -> int:

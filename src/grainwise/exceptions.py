@@ -3,7 +3,7 @@
     RayError                              is GrainwiseError
     ├── RayTaskError                      is TaskError: also an instance of what the task raised
     ├── TaskCancelledError, WorkerCrashedError, GetTimeoutError (· TimeoutError), ObjectStoreFullError,
-    │   OutOfDiskError                    the same classes
+    │   OutOfDiskError, OutOfMemoryError, RuntimeEnvSetupError   the same classes
     ├── TaskUnschedulableError            is InfeasibleTaskError (· ValueError)
     ├── ObjectLostError                   the same class
     │   ├── ObjectFetchTimedOutError, ObjectFreedError, ObjectReconstructionFailedError, OwnerDiedError
@@ -32,6 +32,8 @@ from .errors import (
     ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
+    OutOfMemoryError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
     WorkerCrashedError,
 )
@@ -65,6 +67,14 @@ class ActorPlacementGroupRemoved(_Worded):
     """The placement group of this actor has been removed."""
 
 
+class RunningActorPlacementGroupRemoved(ActorPlacementGroupRemoved, ActorDiedError):  # noqa: N818
+    """The same, of an actor that ran: it is one that has died, too."""
+
+    def __init__(self, error_message: str | None = None) -> None:
+        ActorDiedError.__init__(self, error_message or "")
+        self.error_message = error_message
+
+
 class ActorHandleNotFoundError(_Worded, ValueError):
     """There is no such actor in this session."""
 
@@ -80,16 +90,16 @@ class PendingCallsLimitExceeded(_Worded):
 # -- tasks and environments --------------------------------------------------------------------------------
 
 
-class OutOfMemoryError(_Worded):
-    """The worker was stopped because memory ran out."""
-
-
-class RuntimeEnvSetupError(_Worded):
-    """The runtime environment could not be set up."""
-
-
 class TaskPlacementGroupRemoved(_Worded):
     """The placement group of this task has been removed."""
+
+
+class RunningTaskPlacementGroupRemoved(TaskPlacementGroupRemoved, WorkerCrashedError):  # noqa: N818
+    """The same, of a task that ran: its worker has died, too."""
+
+    def __init__(self, error_message: str | None = None) -> None:
+        WorkerCrashedError.__init__(self, error_message or "")
+        self.error_message = error_message
 
 
 class UserCodeException(_Worded):
@@ -152,6 +162,10 @@ class NodeDiedError(_Worded):
 
 class RpcError(_Worded):
     """A message to another process failed."""
+
+    def __init__(self, error_message: str | None = None, rpc_code: int | None = None) -> None:
+        self.rpc_code = rpc_code
+        super().__init__(error_message)
 
 
 class AuthenticationError(_Worded):

@@ -509,3 +509,18 @@ def test_results_that_were_not_timed_teach_nothing() -> None:
     assert policy.mean_s("f") is None
     policy.finished(worker, "f", 0, 1, 2 * MS, 2 * MS)
     assert policy.mean_s("f") == 2 * MS
+
+
+def test_a_task_that_few_workers_may_hold_is_never_sent_past_them() -> None:
+    policy = Policy(2)
+    policy.ready("other", 2)
+    first, second = policy.dispatch(waiting=True)
+    for send in (first, second):
+        policy.finished(send.worker, "other", 1, 1, MS, MS)
+        policy.ended(send.worker)
+    policy.ready("few", 1, max_workers=1)
+    [send] = policy.dispatch(waiting=True)
+    policy.blocked(send.worker)
+    assert policy.lone("few", 1.0) is None
+    policy.ready("few", 1, max_workers=1)
+    assert policy.dispatch(waiting=True) == []

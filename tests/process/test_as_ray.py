@@ -244,9 +244,9 @@ assert not ray.is_initialized()
     [
         ('address="auto"', "NotImplementedError", "asks for a running cluster"),
         ('"ray://head:10001"', "NotImplementedError", "asks for a running cluster"),
-        ("num_gpus=1", "NotImplementedError", "num_gpus=1"),
-        ('resources={"a": 1}', "NotImplementedError", "resources="),
-        ('runtime_env={"pip": ["x"]}', "NotImplementedError", "with pip"),
+        ("num_gpus=-1", "ValueError", "num_gpus"),
+        ('resources={"CPU": 1}', "ValueError", "'num_cpus' and 'num_gpus' keyword"),
+        ('runtime_env={"conda": "x"}', "NotImplementedError", "conda"),
         ("namespace=3", "TypeError", "namespace"),
         ("no_such=3", "TypeError", "no_such"),
     ],

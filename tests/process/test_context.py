@@ -93,11 +93,17 @@ def test_in_the_program_there_is_no_task_and_no_actor() -> None:
     assert context.get_actor_id() is None
     assert context.get_actor_name() is None
     assert context.get_placement_group_id() is None
-    assert not context.was_current_actor_reconstructed
-    assert context.namespace == ""
+    for name in ("was_current_actor_reconstructed", "actor_id", "task_id"):
+        with pytest.raises(AssertionError, match="expected a task or an actor"):
+            getattr(context, name)
+    assert len(context.namespace) == 36
     assert context.get_runtime_env_string() == "{}"
     assert context.runtime_env == {}
-    assert context.get() == {"job_id": context.job_id, "node_id": context.node_id, "namespace": ""}
+    assert context.get() == {
+        "job_id": context.job_id,
+        "node_id": context.node_id,
+        "namespace": context.namespace,
+    }
     with pytest.raises(AssertionError):
         context.get_assigned_resources()
     with pytest.raises(RuntimeError, match="outside of an actor"):
@@ -174,8 +180,8 @@ def test_what_a_task_occupies_is_not_available(tmp_path: Path) -> None:
     used = ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]
     assert used >= 1 << 20
     del kept
-    with pytest.raises(RuntimeError, match="it alone knows"):
-        ray.get(ray.remote(lambda: ray.available_resources()).remote())
+    free = ray.get(ray.remote(lambda: ray.available_resources()).remote(), timeout=LIMIT_S)
+    assert free["CPU"] == 1.0
 
 
 def test_tasks_are_listed_until_they_end(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ GB = 1 << 30
 LIMIT_S = 100.0
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         sys.platform != "linux" or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 16 * GB,
@@ -52,7 +51,16 @@ def _marks_of(array: np.ndarray) -> tuple[int, int, int, int]:
     return len(array), int(array[0]), int(array[len(array) // 2]), int(array[-1])
 
 
-@pytest.mark.parametrize("nbytes", [5 * GB // 2, 4 * GB + 4096], ids=["2.5 GiB", "just beyond 4 GiB"])
+SIZES = pytest.mark.parametrize(
+    "nbytes",
+    [
+        pytest.param(5 * GB // 2, id="2.5 GiB", marks=pytest.mark.slow),
+        pytest.param(4 * GB + 4096, id="just beyond 4 GiB"),
+    ],
+)
+
+
+@SIZES
 def test_an_array_as_argument_twice_is_one_copy(nbytes: int) -> None:
     array = _numbers(nbytes)
     for _ in range(2):
@@ -63,7 +71,7 @@ def test_an_array_as_argument_twice_is_one_copy(nbytes: int) -> None:
         assert ray.get(_marks.remote(array), timeout=LIMIT_S)[-1] == 17
 
 
-@pytest.mark.parametrize("nbytes", [5 * GB // 2, 4 * GB + 4096], ids=["2.5 GiB", "just beyond 4 GiB"])
+@SIZES
 def test_put_and_get_of_an_array(nbytes: int) -> None:
     array = _numbers(nbytes)
     expected = _marks_of(array)
@@ -79,7 +87,7 @@ def test_put_and_get_of_an_array(nbytes: int) -> None:
     assert wait_until(lambda: shared_bytes() < GB, LIMIT_S)
 
 
-@pytest.mark.parametrize("nbytes", [5 * GB // 2, 4 * GB + 4096], ids=["2.5 GiB", "just beyond 4 GiB"])
+@SIZES
 def test_an_array_as_result(nbytes: int) -> None:
     make = ray.remote(lambda n: __import__("numpy").arange(n // 8, dtype="int64"))
     array = ray.get(make.remote(nbytes), timeout=LIMIT_S)
@@ -87,6 +95,7 @@ def test_an_array_as_result(nbytes: int) -> None:
     assert _marks_of(array) == (count, 0, count // 2, count - 1)
 
 
+@pytest.mark.slow
 def test_bytes_beyond_two_gibibytes_as_argument_and_result() -> None:
     size = 5 * GB // 2
     ends = ray.remote(lambda value: (len(value), value[:4], value[2**31 : 2**31 + 4], value[-4:]))
@@ -96,6 +105,7 @@ def test_bytes_beyond_two_gibibytes_as_argument_and_result() -> None:
     assert (len(value), value[:4], value[2**31 : 2**31 + 4], value[-4:]) == expected
 
 
+@pytest.mark.slow
 def test_a_pickle_stream_beyond_two_gibibytes() -> None:
     """What cannot travel out of band, such as a bytearray in a list, makes the stream itself that long."""
     size = 5 * GB // 2

@@ -68,7 +68,6 @@ def test_outstanding_tasks_with_several_arguments(tmp_path: Path) -> None:
     assert grown < 1024 * count
 
 
-@pytest.mark.slow
 def test_a_million_tasks() -> None:
     count = 1_000_000
     double = ray.remote(lambda x: 2 * x)

@@ -86,7 +86,6 @@ def test_a_hundred_poison_tasks_at_once(tmp_path: Path) -> None:
     assert_pool_is_full(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_thousand_poison_tasks_one_after_the_other(tmp_path: Path) -> None:
     poison = ray.remote(max_retries=0)(lambda _: os._exit(3))
     for i in range(1000):

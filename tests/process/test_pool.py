@@ -289,7 +289,7 @@ def test_a_pool_inside_a_task_has_the_same_workers() -> None:
         ({"initializer": 3}, TypeError),
         ({"maxtasksperchild": 0}, ValueError),
         ({"ray_address": "auto"}, NotImplementedError),
-        ({"ray_remote_args": {"num_gpus": 1}}, NotImplementedError),
+        ({"ray_remote_args": {"num_gpus": 1.5}}, ValueError),
         ({"ray_remote_args": {"no_such": 1}}, TypeError),
     ],
 )

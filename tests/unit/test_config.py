@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,12 +220,33 @@ def test_no_report_at_the_end_unless_asked_for(
     assert resolve(report=not report).report is not report
 
 
-def test_settings_are_frozen_and_show_themselves() -> None:
+def test_settings_are_frozen_and_show_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAINWISE_CACHE_DIR", "/cache")
     settings = resolve(num_cpus=2, object_store_memory=MIN_STORE_BYTES, spill_dir="off")
     with pytest.raises(AttributeError, match=r"init\(num_cpus=...\)"):
         settings.num_cpus = 3
     assert isinstance(settings, Settings)
     assert repr(settings) == (
-        "Settings(batching=0, log_to_driver=True, num_cpus=2, object_store_memory_bytes=1048576, "
-        "report=False, spill_directory=None, tag_output=True, take_back='barriers', threads_per_worker=1)"
+        "Settings(batching=0, cache_directory='/cache', environment_ttl_s=300.0, gpu_ids=(), "
+        f"log_to_driver=True, memory_bytes={settings.memory_bytes}, memory_monitor_refresh_s=0.25, "
+        "memory_usage_threshold=0.95, num_cpus=2, object_store_memory_bytes=1048576, report=False, "
+        "resources={}, spill_directory=None, tag_output=True, take_back='barriers', task_oom_retries=-1, "
+        "threads_per_worker=1)"
     )
+
+
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    usual = "/home/me/Library/Caches/grainwise" if sys.platform == "darwin" else "/home/me/.cache/grainwise"
+    assert resolve().cache_directory == usual
+    monkeypatch.setenv("GRAINWISE_CACHE_DIR", "~/kept")
+    assert resolve().cache_directory == "/home/me/kept"
+
+
+def test_a_lifetime_of_environments_is_no_less_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAINWISE_ENVIRONMENT_TTL_S", "1.5")
+    assert resolve().environment_ttl_s == 1.5
+    monkeypatch.setenv("GRAINWISE_ENVIRONMENT_TTL_S", "-1")
+    with pytest.raises(ValueError, match="GRAINWISE_ENVIRONMENT_TTL_S must be at least 0"):
+        resolve()

@@ -86,11 +86,12 @@ class FakeEngine:
             watch_writes=lambda handle, is_left: None,
             note_start_failure=lambda *_: False,
         )
+        self.environments = types.SimpleNamespace(unsettled={}, note_start_failure=lambda *_: None)
         engine: Any = self
         self.dispatcher = Dispatcher(engine, num_cpus)
         self.dispatcher.barrier = FakeBarrier()
 
-    def _start_worker(self, number: int) -> FakeHandle:
+    def _start_worker(self, number: int, environment: object) -> FakeHandle:
         if self.fails_to_start:
             self.fails_to_start -= 1
             raise OSError("too many open files")

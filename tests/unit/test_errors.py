@@ -44,7 +44,12 @@ OWN = [
     errors.TaskError("plain", task_name="t", traceback_text="text", pid=4),
     errors.WorkerCrashedError(task_name="t", pid=4, signal=11, detail="last words"),
     errors.WorkerCrashedError(task_name="t", pid=4, exit_code=3),
+    errors.OutOfMemoryError(task_name="t", pid=4, used_bytes=2 << 20, limit_bytes=1 << 20, detail="who"),
+    errors.OutOfMemoryError(
+        task_name="t", pid=4, machine_used_bytes=9, machine_total_bytes=10, threshold=0.9
+    ),
     errors.WorkerStartError(detail="ImportError: no module"),
+    errors.RuntimeEnvSetupError("no such package"),
     errors.TaskCancelledError(task_name="t"),
     errors.TaskTimeoutError(task_name="t", timeout_s=2.0),
     errors.GetTimeoutError("no result after 3 s"),
@@ -59,6 +64,7 @@ OWN = [
     errors.ActorAlreadyExistsError("taken"),
     errors.ActorDeadlockError("cycle", actor_name="A"),
     errors.InfeasibleTaskError("9 CPUs"),
+    errors.ArgumentError("no such option"),
     errors.InternalError("our bug"),
 ]
 
@@ -93,6 +99,9 @@ def test_every_public_class_is_exported_drawn_and_tested() -> None:
         (errors.SerializationError, TypeError),
         (errors.EngineClosedError, RuntimeError),
         (errors.InfeasibleTaskError, ValueError),
+        (errors.ArgumentError, TypeError),
+        (errors.ArgumentError, ValueError),
+        (errors.ArgumentError, AssertionError),
     ],
 )
 def test_own_errors_are_also_the_builtin_that_one_would_expect(cls: type, builtin: type) -> None:

@@ -15,6 +15,7 @@ import pytest
 import grainwise
 from grainwise import cancel, get, is_initialized, put, remote, shutdown, wait
 from grainwise.engine import current
+from grainwise.engine.needs import NOTHING
 from grainwise.objects.ref import READY
 
 
@@ -75,28 +76,79 @@ def new_ref() -> Any:
 @pytest.mark.parametrize(
     ("option", "value", "kind", "text"),
     [
-        ("num_cpus", -1, ValueError, "option num_cpus expected at least 0, got -1"),
+        (
+            "num_cpus",
+            -1,
+            ValueError,
+            "The quantity of resource num_cpus cannot be negative or endless, got -1",
+        ),
         ("num_cpus", math.inf, ValueError, "got inf"),
         ("num_cpus", math.nan, ValueError, "got nan"),
-        ("num_cpus", "2", TypeError, "option num_cpus expected a number, got str"),
-        ("num_cpus", True, TypeError, "got bool"),
-        ("num_returns", -1, ValueError, "option num_returns expected at least 0, got -1"),
-        ("num_returns", 1.0, TypeError, "option num_returns expected an int, got float"),
-        ("num_returns", False, TypeError, "got bool"),
-        ("num_returns", "dynamic", TypeError, "got str"),
-        ("max_retries", -2, ValueError, "option max_retries expected -1 (no limit) or more, got -2"),
-        ("max_retries", 2.5, TypeError, "option max_retries expected an int, got float"),
-        ("retry_exceptions", 1, TypeError, "option retry_exceptions expected a bool or a list of exception"),
+        (
+            "num_cpus",
+            "2",
+            TypeError,
+            "The type of keyword 'num_cpus' must be a number, but received type <class 'str'>",
+        ),
+        ("num_cpus", True, TypeError, "<class 'bool'>"),
+        (
+            "num_returns",
+            -1,
+            ValueError,
+            "The keyword 'num_returns' only accepts None, a non-negative integer",
+        ),
+        (
+            "num_returns",
+            1.0,
+            TypeError,
+            "keyword 'num_returns' must be int, but received type <class 'float'>",
+        ),
+        ("num_returns", False, TypeError, "<class 'bool'>"),
+        ("num_returns", "dyn", ValueError, "got 'dyn'"),
+        (
+            "max_retries",
+            -2,
+            ValueError,
+            "The keyword 'max_retries' only accepts None, 0, -1 or a positive integer",
+        ),
+        (
+            "max_retries",
+            2.5,
+            TypeError,
+            "keyword 'max_retries' must be int, but received type <class 'float'>",
+        ),
+        (
+            "retry_exceptions",
+            1,
+            TypeError,
+            "keyword 'retry_exceptions' must be a bool or a list of exception",
+        ),
         ("retry_exceptions", [int], TypeError, "<class 'int'>"),
         ("retry_exceptions", ValueError, TypeError, "a list of exception classes"),
-        ("name", b"f", TypeError, "option name expected a str, got bytes"),
+        ("name", b"f", TypeError, "keyword 'name' must be str, but received type <class 'bytes'>"),
         ("batching", 0, ValueError, "option batching expected at least 1 task per batch, got 0"),
         ("batching", "on", ValueError, 'option batching expected "auto", "off" or a number, got \'on\''),
         ("batching", 1.5, TypeError, 'option batching expected "auto", "off" or an int, got float'),
         ("batching", True, TypeError, 'option batching expected "auto", "off" or an int, got bool'),
-        ("num_gpu", 1, TypeError, "unknown option 'num_gpu' - expected one of batching, max_retries, name"),
-        ("num_gpus", 1, NotImplementedError, "option num_gpus=1 is not offered yet - expected none"),
-        ("runtime_env", {"pip": ["x"]}, NotImplementedError, "is not offered yet"),
+        (
+            "num_gpu",
+            1,
+            TypeError,
+            "Invalid option keyword num_gpu for remote functions - expected one of batching",
+        ),
+        ("num_gpus", 1.5, ValueError, "option num_gpus expected a whole number above 1, got 1.5"),
+        ("num_gpus", -1, ValueError, "option num_gpus expected at least 0, got -1"),
+        ("num_gpus", 0.00001, ValueError, "option num_gpus expected parts of 0.0001 at least"),
+        ("memory", "1G", TypeError, "option memory expected a number, got str"),
+        ("resources", ["a"], TypeError, "option resources expected a dict of names and amounts, got list"),
+        ("resources", {"a": -1}, ValueError, "option resources['a'] expected at least 0, got -1"),
+        ("resources", {1: 1}, TypeError, "option resources expected names as keys, got int"),
+        ("resources", {"GPU": 1}, ValueError, "Use the 'num_cpus' and 'num_gpus' keyword"),
+        ("resources", {"memory": 1}, ValueError, "expected the argument of that name"),
+        ("scheduling_strategy", "NEAR", ValueError, "Invalid scheduling_strategy value 'NEAR'"),
+        ("scheduling_strategy", 3, TypeError, "option scheduling_strategy expected a str or one of"),
+        ("accelerator_type", 3, TypeError, "option accelerator_type expected a str, got int"),
+        ("runtime_env", {"conda": "x"}, NotImplementedError, "is not offered"),
         ("max_calls", "1", TypeError, "option max_calls expected an int, got str"),
     ],
 )
@@ -125,16 +177,16 @@ def test_options_are_changed_one_by_one(engine: FakeEngine) -> None:
     base.options(num_cpus=None).remote(1)  # None is "as it was"
     kinds = (ValueError, OSError)
     assert [call[1] for call in engine.calls] == [
-        (2.0, 1, -1, kinds, "mine", None),
-        (0.0, 1, -1, kinds, "mine", None),
-        (0.0, 3, -1, kinds, "other", None),
-        (2.0, 1, -1, kinds, "mine", None),
+        (2.0, 1, -1, kinds, "mine", None, "", NOTHING),
+        (0.0, 1, -1, kinds, "mine", None, "", NOTHING),
+        (0.0, 3, -1, kinds, "other", None, "", NOTHING),
+        (2.0, 1, -1, kinds, "mine", None, "", NOTHING),
     ]
 
 
 def test_defaults(engine: FakeEngine) -> None:
     remote(double).remote(1)
-    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None))]
+    assert engine.calls == [("bind", (1.0, 1, 3, False, "double", None, "", NOTHING))]
 
 
 # -- what can be decorated -----------------------------------------------------------------------------------
@@ -147,13 +199,16 @@ class Plain:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: remote_any(3), "expected one function or keyword options, got int"),
+        (lambda: remote_any(3), "expected one function or class, or keyword options, got int"),
         (lambda: remote_any(double, double), "got function, function"),
         (lambda: remote_any(double, num_cpus=1), "got function"),
-        (lambda: remote_any(num_cpus=1)(3), "expected a function or a class, got int"),
-        (lambda: remote_any(max_retries=1)(Plain), "unknown actor option 'max_retries'"),
-        (lambda: remote_any(max_restarts=1)(double), "unknown option 'max_restarts'"),
-        (lambda: remote_any(remote(double)), "got the remote function 'double'"),
+        (lambda: remote_any(num_cpus=1)(3), "must be applied to either a function or a class, got int"),
+        (lambda: remote_any(max_retries=1)(Plain), "Invalid option keyword max_retries for actors"),
+        (
+            lambda: remote_any(max_restarts=1)(double),
+            "Invalid option keyword max_restarts for remote functions",
+        ),
+        (lambda: remote_any(remote(double)), "got what it has made: <RemoteFunction double>"),
     ],
 )
 def test_what_is_no_plain_function_is_refused(make: Any, text: str) -> None:
@@ -200,7 +255,7 @@ def test_a_remote_function_travels_with_its_options(engine: FakeEngine, dumps: A
     again = pickle.loads(dumps(made))
     assert again._exportable.identify() == made._exportable.identify()
     again.remote(3)
-    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None))]
+    assert engine.calls == [("bind", (2.0, 1, 3, False, "mine", None, "", NOTHING))]
 
 
 def test_the_bound_call_is_the_engine_s_own(engine: FakeEngine) -> None:
@@ -216,13 +271,14 @@ def test_the_bound_call_is_the_engine_s_own(engine: FakeEngine) -> None:
 @pytest.mark.parametrize(
     ("refs", "text"),
     [
-        (3, "expected an ObjectRef or a list of them, got int"),
-        ("ref", "got str"),
-        (b"ref", "got bytes"),
-        (None, "got NoneType"),
+        (3, "<class 'int'>"),
+        ("ref", "<class 'str'>"),
+        (b"ref", "<class 'bytes'>"),
+        (None, "<class 'NoneType'>"),
+        ({new_ref()}, "<class 'set'>"),
         ([new_ref(), 3], "expected ObjectRefs, got int at position 1"),
         ((3,), "expected ObjectRefs, got int at position 0"),
-        ({"a": 3}, "got str at position 0"),
+        ({"a": 3}, "<class 'dict'>: "),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -258,7 +314,9 @@ def test_wait_wants_an_int(num_returns: object) -> None:
 
 def test_wait_refuses_one_ref_and_one_ref_twice() -> None:
     ref = new_ref()
-    with pytest.raises(TypeError, match="expected a list of ObjectRefs, got one ObjectRef"):
+    with pytest.raises(
+        TypeError, match="expected a list of ObjectRefs or ObjectRefGenerators, got a single ObjectRef"
+    ):
         wait_any(ref)
     with pytest.raises(ValueError, match="got one of them twice"):
         wait([ref, ref])

@@ -66,10 +66,10 @@ def test_states(state: Any, is_resolved: bool, word: str) -> None:
 def test_an_identity_is_given_once_and_only_when_asked_for(engine: dict[int, Any]) -> None:
     ref = new_ref()
     assert not hasattr(ref, "_id")
-    assert ref.hex() == f"{1000:032x}"
-    assert ref.binary() == (1000).to_bytes(16, "big")
-    assert int(ref.hex(), 16) == int.from_bytes(ref.binary(), "big") == 1000
-    assert new_ref().hex() == f"{1001:032x}"
+    assert ref.binary() == (1000).to_bytes(20, "little") + bytes([1, 0, 0, 0, 1, 0, 0, 0])
+    assert ref.hex() == ref.binary().hex()
+    assert ref.task_id().binary() == ref.binary()[:24]
+    assert new_ref().binary()[:2] == (1001).to_bytes(2, "little")
 
 
 def test_a_ref_comes_back_from_a_pickle_as_itself(engine: dict[int, Any]) -> None:

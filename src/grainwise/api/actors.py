@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from ..engine.calls import ActorOptions, MethodOptions
+from ..engine import current
+from ..engine.calls import MethodOptions
 from ..engine.current import Exportable
-from .session import engine
+from ..engine.generators import is_generator_function
+from ..engine.signatures import Signature
+from ..errors import ArgumentError
+from ..objects.ref import actor_bytes
+from .actor_options import (
+    MARK,
+    actor_options,
+    check_actor_options,
+    check_method_options,
+    constructor_signature,
+)  # fmt: skip
+from .session import check_namespace, engine
+from .session import namespace as namespace_of_session
+from .tasks import LIMIT, check_limit, with_limit
 
 TYPE_CHECKING = False
 if not TYPE_CHECKING:
@@ -28,18 +42,12 @@ else:
         """Makes `ActorClass` and `ActorHandle` generic in the class."""
 
 
-ACTOR_OPTIONS = (
-    "concurrency_groups", "get_if_exists", "lifetime", "max_concurrency", "max_restarts", "max_task_retries",
-    "name", "namespace", "num_cpus",
-)  # fmt: skip
-METHOD_OPTIONS = (
-    "concurrency_group", "max_task_retries", "name", "num_returns", "retry_exceptions",
-)  # fmt: skip
-BUILT_IN = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
-ASYNC_CONCURRENCY = 1000
-"""Calls of an actor with `async def` methods that run at once, unless it says otherwise."""
-_ASYNC_FLAGS = 0x80 | 0x200  # inspect.CO_COROUTINE | CO_ASYNC_GENERATOR
-_MARK = "__grainwise_method__"
+BUILT_IN = {"__ray_ready__": "", "__ray_terminate__": "", "__ray_call__": "function,*args,**kwargs"}
+"""Methods that every actor has, and what they take."""
+
+
+class ActorClassInheritanceException(TypeError):  # noqa: N818 -- Ray's name
+    """A class was derived from an actor class."""
 
 
 class ActorClass(Typed["C_co"]):
@@ -52,6 +60,7 @@ class ActorClass(Typed["C_co"]):
     def __init__(self, exportable: Exportable, options: dict[str, Any]) -> None:
         self._exportable = exportable
         self._options = options
+        self._signature: Signature | None = None
         cls: Any = exportable.function
         self.__wrapped__ = cls
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
@@ -66,11 +75,15 @@ class ActorClass(Typed["C_co"]):
         the constructor fails, each call fails with `ActorDiedError`.
 
         Raises:
+            TypeError: the constructor does not take these arguments.
             SerializationError: the class or an argument can't be pickled.
-            InfeasibleTaskError: more CPUs are asked for than the engine has.
+            InfeasibleTaskError: more is asked for than the engine has.
             ActorAlreadyExistsError: an actor of this name exists already.
         """
-        options = _actor_options(self._exportable.function, self._exportable.name, self._options)
+        if self._signature is None:
+            self._signature = Signature(constructor_signature(self.__wrapped__), self._exportable.name)
+        self._signature.check(args, kwargs)
+        options = actor_options(self._exportable.function, self._exportable.name, self._options)
         ref, description = engine().create_actor(self._exportable, args, kwargs, options)
         return ActorHandle(ref, description)
 
@@ -83,11 +96,43 @@ class ActorClass(Typed["C_co"]):
         """
         return ActorClass(self._exportable, check_actor_options({**self._options, **options}))
 
+    def bind(self, *_: Any, **__: Any) -> Any:
+        """Refuse: graphs of calls are not offered.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise _no_graphs(f"{self._exportable.name}.bind")
+
+    def _remote(
+        self, args: Any = None, kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> ActorHandle[C_co]:
+        """Do as `options(...).remote(...)`; older programs of Ray's say it so."""
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+    @property
+    def __ray_actor_class__(self) -> Any:
+        """The plain class, under Ray's name."""
+        return self.__wrapped__
+
+    @property
+    def __ray_metadata__(self) -> Any:
+        """What Ray's users read of an actor class: its name, the plain class, its options."""
+        from types import SimpleNamespace
+
+        given: dict[str, Any] = {"num_cpus": None, "max_restarts": 0, "max_task_retries": 0, **self._options}
+        return SimpleNamespace(
+            **given,
+            class_name=self._exportable.name,
+            modified_class=self.__wrapped__,
+            is_cross_language=False,
+        )
+
     def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
-        name = self._exportable.name
-        raise TypeError(
-            f"a class was derived from the actor class {name!r} - expected the plain class as its base - "
-            f"derive from that, and decorate the new class"
+        raise ActorClassInheritanceException(
+            f"a class was derived from the actor class {self._exportable.name!r} - Inheriting from actor "
+            f"classes is not possible, expected the plain class as its base - derive from that, and decorate "
+            f"the new class"
         )
 
     if not TYPE_CHECKING:
@@ -100,7 +145,8 @@ class ActorClass(Typed["C_co"]):
             """
             name = self._exportable.name
             raise TypeError(
-                f"actor class {name!r} was called directly - use {name}.remote(...) to start an actor"
+                f"Actors cannot be instantiated directly: actor class {name!r} was called - use "
+                f"{name}.remote(...) to start an actor"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,7 +172,7 @@ class ActorHandle(Typed["C_co"]):
 
     if TYPE_CHECKING:
         _ref: ObjectRef[Any]
-        _description: tuple[str, int, dict[str, tuple[Any, ...]]]
+        _description: tuple[str, int, dict[str, tuple[Any, ...]], int]
 
     def __init__(self, ref: ObjectRef[Any], description: Any) -> None:
         self.__dict__.update(_ref=ref, _description=description)
@@ -135,30 +181,39 @@ class ActorHandle(Typed["C_co"]):
         description = self.__dict__.get("_description")
         if description is None:
             raise AttributeError(name)
-        class_name, max_task_retries, methods = description
+        class_name, max_task_retries, methods, max_pending = description
         if name in BUILT_IN:
-            options = MethodOptions(name, f"{class_name}.{name}")
+            options = MethodOptions(name, f"{class_name}.{name}", signature=BUILT_IN[name])
+            is_generator = name == "__ray_call__"
         else:
             known = methods.get(name)
             if known is None:
                 if name.startswith("__") and name.endswith("__"):
                     raise AttributeError(name)
-                raise AttributeError(f"actor {class_name!r} has no method {name!r}")
-            num_returns, retries, retry_exceptions, group = known
+                raise AttributeError(
+                    f"'ActorHandle' object has no attribute {name!r}: actor {class_name!r} has no method "
+                    f"{name!r}"
+                )
+            num_returns, retries, retry_exceptions, group, signature, is_generator = known
             options = MethodOptions(
                 name, f"{class_name}.{name}", num_returns, max_task_retries if retries is None else retries,
-                retry_exceptions, group,
+                retry_exceptions, group, signature,
             )  # fmt: skip
-        method = self.__dict__[name] = ActorMethod(self._ref, options)
+        options.max_pending = max_pending
+        method = self.__dict__[name] = ActorMethod(self._ref, options, is_generator)
         return method
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._description[2]]
 
     @property
-    def _actor_id(self) -> int:
-        number: int = self._ref._id
-        return number
+    def _actor_id(self) -> Any:
+        """The identity of the actor, as Ray's users read it."""
+        from ..objects.ids import ActorID
+
+        return ActorID(actor_bytes(self._ref._id))
+
+    _ray_actor_id = _actor_id
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActorHandle) and other._ref._id == self._ref._id
@@ -170,16 +225,17 @@ class ActorHandle(Typed["C_co"]):
         return ActorHandle, (self._ref, self._description)
 
     def __repr__(self) -> str:
-        return f"<ActorHandle of {self._description[0]} {self._ref._id:#x}>"
+        return f"Actor({self._description[0]}, {actor_bytes(self._ref._id).hex()})"
 
 
 class ActorMethod:
     """A method of an actor; `remote(...)` submits a call of it."""
 
-    __slots__ = ("__weakref__", "_options", "_ref", "remote")
+    __slots__ = ("__weakref__", "_is_generator", "_options", "_ref", "remote")
 
-    def __init__(self, ref: ObjectRef[Any], options: MethodOptions) -> None:
+    def __init__(self, ref: ObjectRef[Any], options: MethodOptions, is_generator: bool = False) -> None:
         self._ref = ref
+        self._is_generator = is_generator
         self._options = options
         self.remote: Callable[..., Any] = self._bind
 
@@ -189,12 +245,25 @@ class ActorMethod:
 
     def options(self, **options: Any) -> ActorMethod:
         """Return the same method with other options: `num_returns`, `max_task_retries`, `name`, ..."""
-        own = self._options
-        values: dict[str, Any] = {name: getattr(own, name) for name in MethodOptions.__slots__}
-        for name, value in check_method_options(options).items():
-            if value is not None:
-                values[{"concurrency_group": "group"}.get(name, name)] = value
-        return ActorMethod(self._ref, MethodOptions(**values))
+        changed = self._options.copy()
+        limit = check_limit(options.get(LIMIT), changed.num_returns)
+        for name, value in check_method_options(options, is_generator=self._is_generator).items():
+            if value is not None and name != LIMIT:
+                setattr(changed, {"concurrency_group": "group"}.get(name, name), value)
+        changed.num_returns = with_limit(changed.num_returns, limit)
+        return ActorMethod(self._ref, changed, self._is_generator)
+
+    def bind(self, *_: Any, **__: Any) -> Any:
+        """Refuse: graphs of calls are not offered.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise _no_graphs(f"{self._options.name}.bind")
+
+    def _remote(self, args: Any = None, kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
+        """Do as `options(...).remote(...)`; older programs of Ray's say it so."""
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a direct call would run here.
@@ -203,12 +272,15 @@ class ActorMethod:
             TypeError: always.
         """
         raise TypeError(
-            f"method {self._options.name!r} of an actor was called directly - use "
+            f"Actor methods cannot be called directly: {self._options.name!r} was - use "
             f"{self._options.method}.remote(...)"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_method, (self._ref, self._options.astuple())
+        own = self._options
+        return _rebuild_method, (
+            self._ref, own.astuple(), own.signature, own.max_pending, self._is_generator
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<ActorMethod {self._options.name}>"
@@ -224,8 +296,21 @@ def _rebuild_class(
     return ActorClass(Exportable(function, name, uid, is_exported), options)
 
 
-def _rebuild_method(ref: ObjectRef[Any], options: tuple[Any, ...]) -> ActorMethod:
-    return ActorMethod(ref, MethodOptions(*options))
+def _rebuild_method(
+    ref: ObjectRef[Any], fields: tuple[Any, ...], signature: str | None, max_pending: int, is_generator: bool
+) -> ActorMethod:
+    options = MethodOptions(*fields)
+    options.signature = signature
+    options.max_pending = max_pending
+    return ActorMethod(ref, options, is_generator)
+
+
+def _no_graphs(what: str) -> NotImplementedError:
+    from .ray_arguments import CLUSTERS
+
+    return NotImplementedError(
+        f"{what}: graphs of calls are not offered - expected .remote(...) - {CLUSTERS}"
+    )
 
 
 # -- words -----------------------------------------------------------------------------------------------
@@ -237,21 +322,28 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
     Args:
         *args: nothing; it is used as `@method(num_returns=2)`.
         **options:
-            num_returns: results of a call, default 1; with 2 and more `remote()` returns a list of refs.
+            num_returns: results of a call, default 1; with 2 and more `remote()` returns a list of refs. A
+                method with a `yield` returns an `ObjectRefGenerator` by default, as with "streaming"; with
+                "dynamic" one ref of all its refs.
+            _generator_backpressure_num_objects: so many values of a generator wait at most; default any
+                number.
             concurrency_group: the group of the actor in which it runs.
             max_task_retries: runs beyond the first when the actor's process dies; default the actor's.
             retry_exceptions: True, or exception classes, to run again after such an error as well.
 
     Raises:
-        TypeError: an option is unknown or of the wrong type.
+        ArgumentError: an option is unknown.
+        NotImplementedError: an option is Ray's and not offered.
+        TypeError: an option is of the wrong type.
         ValueError: an option is out of range.
     """
-    if args or not options:
-        raise TypeError("method() expected keyword options, as in @method(num_returns=2)")
+    if args:
+        raise ArgumentError("method() expected keyword options, as in @method(num_returns=2)")
     checked = check_method_options(options)
 
     def decorate(function: F) -> F:
-        setattr(function, _MARK, checked)
+        check_method_options(options, is_generator=is_generator_function(function))
+        setattr(function, MARK, checked)
         return function
 
     return decorate
@@ -260,12 +352,23 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """Return a handle of the actor that was made with this name.
 
+    Args:
+        name: what `options(name=...)` said.
+        namespace: the one that it was made in; by default the session's.
+
     Raises:
-        ValueError: there is none.
+        TypeError: an argument is no text.
+        ValueError: there is none, or a text is empty.
     """
     if not name:
-        raise ValueError("get_actor() expected a name, got an empty text")
-    return ActorHandle(*engine().find_actor(name, namespace or ""))
+        raise ValueError("Please supply a non-empty value to get_actor - expected the name of an actor")
+    for what in (name, namespace):
+        if what is not None and not isinstance(what, str):
+            raise TypeError(f"get_actor() expected a str, got {type(what).__name__}")
+    if namespace is None:
+        namespace = namespace_of_session()
+    check_namespace(namespace)
+    return ActorHandle(*engine().find_actor(name, namespace))
 
 
 def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
@@ -279,7 +382,10 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
         ValueError: it is not a handle of an actor.
     """
     if not isinstance(actor, ActorHandle):
-        raise ValueError(f"kill() expected an ActorHandle, got {type(actor).__name__}; cancel() ends tasks")
+        raise ValueError(
+            f"kill() is only supported for actors: expected an ActorHandle, got {type(actor).__name__} - "
+            f"cancel() ends tasks"
+        )
     engine().kill_actor(actor._ref, no_restart=no_restart)
 
 
@@ -291,176 +397,14 @@ def exit_actor() -> None:
     Raises:
         TypeError: outside of an actor's method.
     """
-    leave = getattr(engine(), "exit_actor", None)
+    running = current.current()
+    leave = getattr(running, "exit_actor", None)
     if leave is None:
         raise TypeError("exit_actor() was called outside of an actor - expected a call in a method of one")
     leave()
-
-
-# -- options ---------------------------------------------------------------------------------------------
 
 
 def make_class(cls: type, options: dict[str, Any]) -> ActorClass[Any]:
     """Return what `remote` makes of a class."""
     name = cls.__qualname__.replace("<locals>.", "").rpartition(".")[2]
     return ActorClass(Exportable(cls, name), check_actor_options(options))
-
-
-def _actor_options(cls: Any, class_name: str, given: dict[str, Any]) -> ActorOptions:
-    methods, is_async = _methods_of(cls)
-    groups = given.get("concurrency_groups") or {}
-    concurrency = given.get("max_concurrency") or (ASYNC_CONCURRENCY if is_async else 1)
-    return ActorOptions(
-        class_name,
-        float(given.get("num_cpus") or 0.0),
-        given.get("name") or "",
-        given.get("namespace") or "",
-        given.get("lifetime") == "detached",
-        bool(given.get("get_if_exists")),
-        given.get("max_restarts") or 0,
-        concurrency,
-        tuple(groups.items()),
-        is_async,
-        (class_name, given.get("max_task_retries") or 0, methods),
-    )
-
-
-def _methods_of(cls: Any) -> tuple[dict[str, tuple[Any, ...]], bool]:
-    """Return the methods of a class with their options, and whether one of them is `async def`."""
-    methods: dict[str, tuple[Any, ...]] = {}
-    is_async = False
-    for name in dir(cls):
-        if name.startswith("__") and name.endswith("__") and name != "__call__":
-            continue
-        found = getattr(cls, name, None)
-        if not callable(found) or isinstance(found, type):
-            continue
-        function: Any = found
-        marked: dict[str, Any] = {}
-        while function is not None:
-            marked = marked or getattr(function, _MARK, {})
-            flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
-            is_async = is_async or bool(flags & _ASYNC_FLAGS)
-            function = getattr(function, "__wrapped__", None)
-        methods[name] = (
-            1 if marked.get("num_returns") is None else marked["num_returns"],
-            marked.get("max_task_retries"),
-            marked.get("retry_exceptions") or False,
-            marked.get("concurrency_group") or "",
-        )
-    methods.pop("__call__", None) if "__call__" not in _own_names(cls) else None
-    return methods, is_async
-
-
-def _own_names(cls: Any) -> set[str]:
-    return {name for kind in getattr(cls, "__mro__", ()) if kind is not object for name in vars(kind)}
-
-
-def check_actor_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of an actor, checked.
-
-    Raises:
-        TypeError: one is unknown or of the wrong type.
-        ValueError: one is out of range.
-    """
-    checks: dict[str, Any] = {
-        "num_cpus": _check_num_cpus,
-        "name": _check_text,
-        "namespace": _check_text,
-        "lifetime": _check_lifetime,
-        "get_if_exists": _check_bool,
-        "max_restarts": _check_count,
-        "max_task_retries": _check_count,
-        "max_concurrency": _check_positive,
-        "concurrency_groups": _check_groups,
-    }
-    checked = _check("actor", options, checks)
-    if checked.get("get_if_exists") and not checked.get("name"):
-        raise ValueError("option get_if_exists expected an actor with a name")
-    return checked
-
-
-def check_method_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a method, checked.
-
-    Raises:
-        TypeError: one is unknown or of the wrong type.
-        ValueError: one is out of range.
-    """
-    from .tasks import check_retry_exceptions
-
-    checks: dict[str, Any] = {
-        "num_returns": _check_natural,
-        "max_task_retries": _check_count,
-        "retry_exceptions": lambda _, value: check_retry_exceptions(value),
-        "concurrency_group": _check_text,
-        "name": _check_text,
-    }
-    return _check("method", options, checks)
-
-
-def _check(what: str, options: dict[str, Any], checks: dict[str, Any]) -> dict[str, Any]:
-    from .ray_arguments import takes_option
-
-    checked = {}
-    for name, value in options.items():
-        if name not in checks:
-            if what == "actor" and takes_option(name, value):
-                continue
-            raise TypeError(f"unknown {what} option {name!r} - expected one of {', '.join(sorted(checks))}")
-        checked[name] = None if value is None else checks[name](name, value)
-    return checked
-
-
-def _check_number(name: str, value: Any, kinds: tuple[type, ...], least: float) -> Any:
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"option {name} expected a number, got {type(value).__name__}")
-    number: Any = value
-    if not least <= number < float("inf"):
-        raise ValueError(f"option {name} expected at least {least:g}, got {value}")
-    return number
-
-
-def _check_num_cpus(name: str, value: Any) -> float:
-    return float(_check_number(name, value, (int, float), 0))
-
-
-def _check_count(name: str, value: Any) -> int:
-    number: int = _check_number(name, value, (int,), -1)
-    return number
-
-
-def _check_natural(name: str, value: Any) -> int:
-    number: int = _check_number(name, value, (int,), 0)
-    return number
-
-
-def _check_positive(name: str, value: Any) -> int:
-    number: int = _check_number(name, value, (int,), 1)
-    return number
-
-
-def _check_text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"option {name} expected a str, got {type(value).__name__}")
-    if name in ("name", "namespace") and not value:
-        raise ValueError(f"option {name} expected a text that is not empty")
-    return value
-
-
-def _check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"option {name} expected a bool, got {type(value).__name__}")
-    return value
-
-
-def _check_lifetime(name: str, value: Any) -> str:
-    if value not in ("detached", "non_detached"):
-        raise ValueError(f"option {name} expected 'detached', 'non_detached' or None, got {value!r:.200}")
-    return str(value)
-
-
-def _check_groups(name: str, value: Any) -> dict[str, int]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"option {name} expected a dict of names and numbers, got {type(value).__name__}")
-    return {key: _check_positive(f"{name}[{key!r}]", number) for key, number in value.items()}

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 
+from ..config import ADDRESS as ADDRESS
 from ..engine import current
 from ..engine.wire import control
+from ..objects.ref import JOB_BYTES, actor_bytes
 from . import session
 from .session import engine, is_initialized
 
@@ -22,9 +24,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-JOB_ID = "01000000"
-ADDRESS = "127.0.0.1"
-"""Nothing of ours can be reached from elsewhere."""
+    from ..objects.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+    from ..runtime_env import RuntimeEnv
+
+JOB_ID = JOB_BYTES.hex()
 
 
 class RuntimeContext:
@@ -67,6 +70,9 @@ class RuntimeContext:
         itself has that of the task.
         """
         inside = _inside()
+        call = _call(inside)
+        if call is not None:
+            return task_id(os.getpid(), call.seq, call.index)
         if inside is None or inside.worker.batch is None:
             return None
         batch = inside.worker.batch
@@ -77,14 +83,21 @@ class RuntimeContext:
     def get_task_name(self) -> str | None:
         """Return the task's name: the option `name`, else that of its function; None in the program."""
         inside = _inside()
+        call = _call(inside)
+        if call is not None:
+            return str(call.name)
         return None if inside is None else inside.worker.task_name or None
 
     def get_task_function_name(self) -> str | None:
         """Return module and name of the task's function; None in the program."""
         inside = _inside()
-        if inside is None or inside.worker.batch is None or inside.worker.batch.function is None:
+        call = _call(inside)
+        if call is not None:
+            function = inside.worker.acting.method(call.method)
+        elif inside is None or inside.worker.batch is None or inside.worker.batch.function is None:
             return None
-        function = inside.worker.batch.function
+        else:
+            function = inside.worker.batch.function
         name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
         module = getattr(function, "__module__", None) or "__main__"
         if module == "__main__":  # as Ray has it: the script's name
@@ -93,68 +106,96 @@ class RuntimeContext:
         return f"{module}.{name.replace('<locals>.', '')}"
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """Return what this task occupies: one CPU, which is what a task takes unless it asks for more.
+        """Return what this task occupies, or this actor as long as it lives, by resource.
 
         Raises:
             AssertionError: in the program.
         """
+        _check_worker("get_assigned_resources()")
         inside = _inside()
-        if inside is None:
-            raise AssertionError("get_assigned_resources() was called in the program - expected a task")
-        return {"CPU": 1.0}
+        if inside.assigned is not None:
+            return dict(inside.assigned)
+        if inside.worker.acting.is_actor or inside.worker.batch is None:
+            return {}
+        cpus = inside.worker.batch.cpus
+        return {"CPU": cpus} if cpus else {}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """Return the accelerators of this task, by kind: none."""
-        return {"GPU": []}
+        """Return the accelerators of this task or actor, by kind, as their libraries name them."""
+        inside = _inside()
+        return {"GPU": [] if inside is None else list(inside.gpu_ids)}
 
     def get_node_labels(self) -> dict[str, str]:
         """Return the labels of this machine."""
         return {"ray.io/node-id": node_id()}
 
     def get_runtime_env_string(self) -> str:
-        """Return the runtime environment as JSON: an empty one."""
-        return "{}"
+        """Return the runtime environment of this task, or of the session, as JSON; "{}" for none."""
+        inside = _inside()
+        if inside is not None:
+            return str(inside.settings.get("runtime_env") or "{}")
+        running: Any = current.current()
+        own = None if running is None else running.environments.own
+        return "{}" if own is None else str(own.text)
 
     @property
-    def runtime_env(self) -> dict[str, Any]:
-        """The runtime environment: an empty one."""
-        return {}
+    def runtime_env(self) -> RuntimeEnv:
+        """The runtime environment of this task, or of the session: what has been said, paths made absolute."""
+        from ..runtime_env import RuntimeEnv
+
+        return RuntimeEnv.deserialize(self.get_runtime_env_string())
 
     @property
     def namespace(self) -> str:
-        """What `init(namespace=...)` said, in the program; "" by default and in tasks."""
-        return session.namespace_in_use
+        """What `init(namespace=...)` said, else one that nobody else has: there names are looked up."""
+        return session.namespace()
 
     def get_actor_id(self) -> str | None:
-        """Return the identity of the actor; None outside of one."""
-        return None
+        """Return the identity of the actor, 32 hexadecimal digits; None outside of one."""
+        facts = _facts()
+        return None if facts is None else actor_bytes(facts[0]).hex()
 
     def get_actor_name(self) -> str | None:
-        """Return the name of the actor; None outside of one."""
-        return None
+        """Return the name of the actor, "" if it has none; None outside of one."""
+        facts = _facts()
+        return None if facts is None else str(facts[1])
 
     @property
     def current_actor(self) -> Any:
         """The handle of the actor that asks.
 
+        Whoever keeps it in the actor keeps the actor alive. One round trip.
+
         Raises:
             RuntimeError: outside of an actor.
         """
+        if _facts() is not None:
+            from .actors import ActorHandle
+
+            return ActorHandle(*_inside().own_actor())
         raise RuntimeError("current_actor was read outside of an actor - expected the method of an actor")
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether the actor has been started again; False outside of one."""
-        return False
+        """Whether the actor has been started again; False in a task.
+
+        Raises:
+            AssertionError: in the program.
+        """
+        _check_worker("was_current_actor_reconstructed")
+        facts = _facts()
+        return facts is not None and facts[3] > 0
 
     def get_placement_group_id(self) -> str | None:
         """Return the identity of the placement group; None outside of one."""
-        return None
+        inside = _inside()
+        return None if inside is None or inside.group is None else str(inside.group[0])
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """Whether children go to the parent's placement group: there is none."""
-        return False
+        """Whether what this task submits goes to its own placement group."""
+        inside = _inside()
+        return inside is not None and inside.group is not None and bool(inside.group[1])
 
     def is_canceled(self) -> bool:
         """Say whether this task has been cancelled.
@@ -168,39 +209,71 @@ class RuntimeContext:
         if inside is None:
             raise RuntimeError("is_canceled() was called in the program - expected a task")
         worker = inside.worker
+        call = _call(inside)
+        if call is not None:
+            return bool(call.is_cancelled)
         batch = worker.batch
         if batch is None:
             return False
-        return bool(worker.words[control.CANCEL] == (batch.seq << 32 | worker.words[control.STARTED]) + 1)
+        item = (batch.seq << 32 | worker.words[control.STARTED]) + 1
+        return item in (worker.words[control.CANCEL], worker.words[control.TOLD])
 
     # -- what Ray has left behind, for code that still asks so -----------------------------------------
 
     @property
-    def job_id(self) -> str:
-        """As `get_job_id()`."""
-        return self.get_job_id()
+    def job_id(self) -> JobID:
+        """As `get_job_id()`, as an object."""
+        from ..objects.ids import JobID
+
+        return JobID.from_hex(self.get_job_id())
 
     @property
-    def node_id(self) -> str:
-        """As `get_node_id()`."""
-        return self.get_node_id()
+    def node_id(self) -> NodeID:
+        """As `get_node_id()`, as an object."""
+        from ..objects.ids import NodeID
+
+        return NodeID.from_hex(self.get_node_id())
 
     @property
-    def task_id(self) -> str | None:
-        """As `get_task_id()`."""
-        return self.get_task_id()
+    def worker_id(self) -> WorkerID:
+        """As `get_worker_id()`, as an object."""
+        from ..objects.ids import WorkerID
+
+        return WorkerID.from_hex(self.get_worker_id())
 
     @property
-    def actor_id(self) -> str | None:
-        """As `get_actor_id()`."""
-        return self.get_actor_id()
+    def task_id(self) -> TaskID | None:
+        """As `get_task_id()`, as an object.
+
+        Raises:
+            AssertionError: in the program.
+        """
+        from ..objects.ids import TaskID
+
+        _check_worker("task_id")
+        found = self.get_task_id()
+        return None if found is None else TaskID.from_hex(found)
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        """As `get_actor_id()`, as an object; None in a task.
+
+        Raises:
+            AssertionError: in the program.
+        """
+        from ..objects.ids import ActorID
+
+        _check_worker("actor_id")
+        found = self.get_actor_id()
+        return None if found is None else ActorID.from_hex(found)
 
     def get(self) -> dict[str, Any]:
         """Return the identities as a dictionary."""
-        found: dict[str, Any] = {"job_id": self.get_job_id(), "node_id": self.get_node_id()}
-        found["namespace"] = self.namespace
+        found: dict[str, Any] = {"job_id": self.job_id, "node_id": self.node_id, "namespace": self.namespace}
         if self.get_task_id() is not None:
-            found["task_id"] = self.get_task_id()
+            found["task_id"] = self.task_id
+        if self.get_actor_id() is not None:
+            found["actor_id"] = self.actor_id
         return found
 
     def __repr__(self) -> str:
@@ -253,48 +326,31 @@ def cluster_resources() -> dict[str, float]:
     Raises:
         RuntimeError: there is no session.
     """
-    from ..config import available_memory_bytes
-
     _check_running("what the machine has")
     running: Any = current.current()
     inside = _inside()
-    if inside is None:
-        num_cpus, store_bytes = running.settings.num_cpus, running.settings.object_store_memory_bytes
-    else:
-        num_cpus, store_bytes = inside.num_cpus, inside.settings["capacity_bytes"]
-    return {
-        "CPU": float(num_cpus),
-        "memory": float(max(0, available_memory_bytes() - store_bytes)),
-        "object_store_memory": float(store_bytes),
-        f"node:{ADDRESS}": 1.0,
-        "node:__internal_head__": 1.0,
-    }
+    found: dict[str, float] = running.settings.totals() if inside is None else dict(inside.totals)
+    return found
 
 
 def available_resources() -> dict[str, float]:
     """Return what is free of `cluster_resources()` now; a resource that is all in use is left out.
 
     Raises:
-        RuntimeError: there is no session, or this is a task: only the program knows.
+        RuntimeError: there is no session.
     """
     _check_running("what is free")
-    found = cluster_resources()
-    running: Any = current.current()
-    if _inside() is not None:
-        raise RuntimeError(
-            "available_resources() was called in a task - expected the program: it alone knows"
-        )
-    with running.turn:
-        busy = running.dispatcher.policy._roster.cpus_in_use
-        used_bytes = running.store._usage.total()
-    found["CPU"] = max(0.0, found["CPU"] - busy)
-    found["object_store_memory"] = max(0.0, found["object_store_memory"] - used_bytes)
+    found: dict[str, float] = engine().ask("available")
     return {name: amount for name, amount in found.items() if amount > 0}
 
 
-def get_gpu_ids() -> list[int]:
-    """Return the GPUs of this task: none."""
-    return []
+def get_gpu_ids() -> list[int] | list[str]:
+    """Return the GPUs of this task or actor: numbers, or names as in CUDA_VISIBLE_DEVICES if that was set."""
+    inside = _inside()
+    if inside is None:
+        return []
+    names: list[str] = list(inside.gpu_ids)
+    return names if inside.are_gpus_named else [int(name) for name in names]
 
 
 for _public in (get_runtime_context, nodes, cluster_resources, available_resources, get_gpu_ids):
@@ -343,6 +399,24 @@ def _inside() -> Any:
     """Return the engine of this worker, None in the program."""
     running = current.current()
     return None if running is None or hasattr(running, "shutdown") else running
+
+
+def _facts() -> Any:
+    """Return what this worker knows of the actor that it is, None if it is none."""
+    inside = _inside()
+    return None if inside is None else inside.worker.acting.facts
+
+
+def _call(inside: Any) -> Any:
+    """Return the call that runs here, of an actor whose calls run at once; None elsewhere."""
+    if inside is None or inside.worker.acting.concurrent is None:
+        return None
+    return inside.worker.acting.concurrent.current()
+
+
+def _check_worker(what: str) -> None:
+    if _inside() is None:
+        raise AssertionError(f"{what} was asked for in the program - expected a task or an actor")
 
 
 def _check_running(what: str) -> None:

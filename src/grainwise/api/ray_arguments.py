@@ -1,8 +1,8 @@
 """Ray's arguments of `init` and options of tasks: honoured, without an effect, or refused.
 
-| honoured | `num_cpus`, `object_store_memory`, `log_to_driver`, `ignore_reinit_error`, `namespace` (kept) |
+| honoured | `num_cpus`, `num_gpus`, `resources`, `runtime_env`, `object_store_memory`, ... |
 | without an effect | the dashboard, logging, labels, metrics, folders, isolation; `address="local"` |
-| refused | `address` of a cluster, GPUs, custom resources, a runtime environment that asks for anything |
+| refused | `address` of a cluster |
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ CLUSTERS = (
 )
 _LATER = "not offered yet"
 OPTIONS = frozenset((
-    "accelerator_type", "enable_task_events", "label_selector", "max_calls", "memory", "num_gpus",
-    "resources", "runtime_env", "scheduling_strategy", "_generator_backpressure_num_objects", "_labels",
-    "_metadata", "fallback_strategy",
+    "enable_task_events", "label_selector", "max_calls", "object_store_memory",
+    "_generator_backpressure_num_objects", "_labels", "_metadata", "fallback_strategy",
 ))  # fmt: skip
 """Ray's options of tasks and actors, taken where they ask for nothing that is missing here."""
 
 
-def check_init(
-    address: Any, *, num_gpus: Any, resources: Any, runtime_env: Any, namespace: Any, local_mode: Any
-) -> None:
+def check_init(address: Any, *, namespace: Any, local_mode: Any) -> None:
     """Refuse what a session here can't be.
 
     Raises:
@@ -45,17 +42,6 @@ def check_init(
         raise TypeError(f"init(namespace=...) expected a str, got {type(namespace).__name__}")
     if namespace == "":
         raise ValueError('init(namespace=...) expected a name, got ""; leave it out for none')
-    if num_gpus is not None and num_gpus < 0:
-        raise ValueError(f"init(num_gpus={num_gpus}) expected at least 0")
-    for name, value in (("num_gpus", num_gpus), ("resources", resources)):
-        if value:
-            raise NotImplementedError(f"init({name}={value!r:.100}) is {_LATER}: expected none")
-    wanted = _env_wishes(runtime_env, "init")
-    if wanted:
-        raise NotImplementedError(
-            f"init(runtime_env=...) with {wanted} is {_LATER} - expected none: workers have the program's "
-            "own interpreter, packages, folder and variables"
-        )
     if local_mode:
         import warnings
 
@@ -83,23 +69,20 @@ def takes_option(name: str, value: Any) -> bool:
         return True
     if name in ("_metadata", "_labels", "enable_task_events", "_generator_backpressure_num_objects"):
         return True
-    if name == "scheduling_strategy" and value in ("DEFAULT", "SPREAD"):
-        return True
-    if name == "scheduling_strategy" and type(value).__name__ == "NodeAffinitySchedulingStrategy":
-        return True  # to this machine: there is no other
-    asked = _env_wishes(value, "option") if name == "runtime_env" else value
-    if asked:
+    if value:
         raise NotImplementedError(f"option {name}={value!r:.100} is {_LATER} - expected none")
     return True
 
 
-def _env_wishes(runtime_env: Any, where: str) -> str:
-    """Return what a runtime environment asks for, "" for nothing."""
-    if not runtime_env:
-        return ""
-    if not hasattr(runtime_env, "items"):
-        raise TypeError(f"{where} runtime_env expected a dict, got {type(runtime_env).__name__}")
-    return ", ".join(sorted(str(name) for name, value in runtime_env.items() if value and name != "config"))
+def takes_method_option(name: str, value: Any) -> bool:
+    """Say whether Ray has this option of methods, and it asks for nothing that is missing here.
+
+    Raises:
+        NotImplementedError: it asks for something.
+    """
+    if name == "tensor_transport" and value not in (None, "object_store"):
+        raise NotImplementedError(f"option tensor_transport={value!r:.100} is not offered - {CLUSTERS}")
+    return name in ("tensor_transport", "enable_task_events", "_num_objects_per_yield")
 
 
 class SessionContext:

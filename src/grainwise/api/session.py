@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _start_lock = _thread.allocate_lock()
 _has_exit_hooks = False
 _is_exiting = False
-namespace_in_use = ""
-"""What the last `init` said."""
+_namespace = ""
+"""What the last `init` said, or what was made in its place."""
 
 
 def init(
@@ -73,9 +73,12 @@ def init(
         report: print `grainwise.report()` on standard error when the session ends; by default what
             `GRAINWISE_REPORT` (0 or 1) says.
         ignore_reinit_error: do nothing if the engine is running already.
-        num_gpus: none, so far.
-        resources: none, so far.
-        runtime_env: none, so far: workers have the program's interpreter, packages, folder and variables.
+        num_gpus: GPUs for tasks and actors; by default those of NVIDIA that the program may see. They are
+            named as in CUDA_VISIBLE_DEVICES, else by number.
+        resources: custom resources, `{"name": amount}`: whatever tasks and actors should not have more of at
+            the same time.
+        runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`,
+            `pip` or `uv`, ...; what their own option says is added. It is made when the first task needs it.
         namespace: what `get_runtime_context().namespace` says.
         local_mode: warns: tasks run in workers all the same.
         labels: no effect.
@@ -110,20 +113,23 @@ def init(
             )
         current.check_not_foreign()
         settings = resolve(
-            num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report
-        )
-        if address or num_gpus or resources or runtime_env or namespace is not None or local_mode:
+            num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report, num_gpus,
+            resources,
+        )  # fmt: skip
+        if address or namespace is not None or local_mode:
             check_init(
                 address,
-                num_gpus=num_gpus,
-                resources=resources,
-                runtime_env=runtime_env,
                 namespace=namespace,
                 local_mode=local_mode,
             )
-        _start(settings)
-    global namespace_in_use
-    namespace_in_use = namespace or ""
+        environment = ""
+        if runtime_env is not None:
+            from ..engine.environments.spec import canonical
+
+            environment = canonical(runtime_env, "init")
+        global _namespace
+        _namespace = namespace or ""
+        _start(settings, environment)
     return SessionContext()
 
 
@@ -176,19 +182,48 @@ def engine() -> EngineLike:
         current.check_not_foreign()
         from ..config import resolve
 
+        global _namespace
+        _namespace = ""
         return _start(resolve())
 
 
-def _start(settings: Any) -> EngineLike:
+def namespace() -> str:
+    """Return where names of actors are looked up by default: what `init` said, else one that nobody else has.
+
+    The same in the program and in all its tasks.
+    """
+    global _namespace
+    running: Any = engine()
+    inside = getattr(running, "settings", None)
+    if isinstance(inside, dict):
+        return str(inside["namespace"])
+    return _namespace
+
+
+def check_namespace(value: str) -> None:
+    """Refuse what is no namespace.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not value:
+        raise ValueError('"" is not a valid namespace - expected a text, or None for the session\'s')
+
+
+def _start(settings: Any, runtime_env: str = "") -> EngineLike:
     from ..engine.driver.turn import Deferral
     from ..engine.processes.pool import open_pool
 
+    global _namespace
+    if not _namespace:
+        digits = os.urandom(16).hex()
+        _namespace = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
-        pool = open_pool(settings)
+        pool = open_pool(settings, _namespace)
         from ..engine.driver.engine import Engine  # while the template boots
 
         try:
-            started = Engine(settings, pool)
+            started = Engine(settings, pool, runtime_env)
         except BaseException:  # such as: no descriptors left
             pool.end_processes()
             pool.close()

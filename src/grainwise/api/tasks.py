@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ..config import check_batching
+from ..engine.calls import DYNAMIC, STREAMING, limit_of, streaming
 from ..engine.current import Exportable, Options
+from ..engine.generators import is_generator_function
+from ..errors import ArgumentError
 from .session import engine
 
 TYPE_CHECKING = False
@@ -37,7 +40,10 @@ else:  # last, so that linters take this `overload` for the one in effect
         """Makes `RemoteFunction` generic: in its parameters, its result, and what `.remote()` returns."""
 
 
-_OPTIONS = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+_OPTIONS = (
+    "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
+)  # fmt: skip
+LIMIT = "_generator_backpressure_num_objects"
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -108,24 +114,32 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
         self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
     @overload
     def options(
         self, *, num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
     ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
@@ -134,7 +148,9 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             TypeError: an option is unknown or of the wrong type.
             ValueError: an option is out of range.
         """
-        return RemoteFunction(self._exportable, _check(options, self._options))
+        checked = _check(options, self._options)
+        check_generator(self.__wrapped__, options.get("num_returns"))
+        return RemoteFunction(self._exportable, checked)
 
     if not TYPE_CHECKING:
 
@@ -146,8 +162,35 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             """
             name = self._options.name
             raise TypeError(
-                f"remote function {name!r} was called directly - use {name}.remote(...) to run it as a task"
+                f"Remote functions cannot be called directly: {name!r} was - use {name}.remote(...) to run "
+                f"it as a task"
             )
+
+        def bind(self, *_, **__):
+            """Refuse: graphs of calls are not offered.
+
+            Raises:
+                NotImplementedError: always.
+            """
+            from .ray_arguments import CLUSTERS
+
+            raise NotImplementedError(
+                f"{self._options.name}.bind: graphs of calls are not offered - use .remote(...) - {CLUSTERS}"
+            )
+
+        def _remote(self, args=None, kwargs=None, **options):
+            """Do as `options(...).remote(...)`; older programs of Ray's say it so."""
+            return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+        @property
+        def _function(self):
+            """The plain function, under Ray's name."""
+            return self.__wrapped__
+
+        @property
+        def _function_name(self):
+            """Module and name of the function, under Ray's name."""
+            return f"{getattr(self.__wrapped__, '__module__', None)}.{self._exportable.name}"
 
         def unbind(self, *, is_ended=True):
             """Bind to an engine again at the next call: it has ended, or the function may have changed."""
@@ -236,18 +279,24 @@ def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the f
     *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _Decorator: ...  # fmt: skip
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
     *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _DecoratorNone: ...  # fmt: skip
 @overload
 def remote(
     *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _DecoratorMany: ...  # fmt: skip
 @overload
 def remote(
@@ -255,6 +304,8 @@ def remote(
     lifetime: Literal["detached", "non_detached"] | None = None, get_if_exists: bool | None = None,
     max_restarts: int | None = None, max_task_retries: int | None = None, max_concurrency: int | None = None,
     concurrency_groups: dict[str, int] | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
 ) -> _ActorDecorator: ...  # fmt: skip
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.
@@ -270,19 +321,27 @@ def remote(*args: Any, **options: Any) -> Any:
     Args:
         *args: the function or the class.
         **options: of a class:
-            num_cpus: CPUs that it occupies as long as it lives, default 0.
+            num_cpus: CPUs that it occupies as long as it lives, default 0; 1 with GPUs or custom resources.
+            num_gpus, resources, memory, scheduling_strategy: as for functions, as long as it lives.
             name, namespace: under which `get_actor` finds it.
             lifetime: "detached" lets it live until `kill` or the end of the session; by default it ends when
                 its last handle is gone.
             get_if_exists: take the actor of this name if there is one, default False.
             max_restarts: how often it is made again when its process dies, default 0, -1 for no limit.
             max_task_retries: runs of a call beyond the first when that happens, default 0, -1 for no limit.
+            runtime_env: as of a function.
             max_concurrency: calls that run at once: on threads, default 1; with `async def` methods on one
                 event loop, default 1000.
             concurrency_groups: names of groups of methods, and how many calls of each run at once.
 
             Of a function:
             num_cpus: CPUs that a run occupies, >= 0, default 1. 0 does not count against the limit.
+            num_gpus: GPUs, default 0: a part of one below 1, a whole number above. The task sees these GPUs
+                and no others (CUDA_VISIBLE_DEVICES), in a process of its own.
+            resources: custom resources, `{"name": amount}`, of those that `init(resources=...)` names.
+            memory: bytes of memory. So much is reserved, and a process that takes more is killed: the task
+                fails with `OutOfMemoryError`.
+            scheduling_strategy: "DEFAULT", "SPREAD", or one of `grainwise.util.scheduling_strategies`.
             num_returns: results of a call, >= 0, default 1. With 2 and more the function returns as many
                 values and `.remote()` a list of refs.
             max_retries: runs beyond the first when the worker dies, default 3, -1 for no limit. With 0 a
@@ -290,6 +349,8 @@ def remote(*args: Any, **options: Any) -> Any:
             retry_exceptions: True, or exception classes, to run again after such an error as well (at most
                 `max_retries` times in all); default False.
             name: how messages call the task; default the function's qualified name.
+            runtime_env: variables, folder and packages of its processes: a dict with `env_vars`,
+                `working_dir`, `py_modules`, `pip` or `uv`, ...; it adds to what the caller has.
             batching: "auto" (default) sizes batches by measured cost; "off" sends each task by itself, to a
                 worker that is free; a number sends batches of so many. Rarely worth setting.
 
@@ -300,15 +361,20 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options and callable(args[0]):
         return _make(args[0], {})
     if args:
-        raise TypeError(f"remote() expected one function or keyword options, got {_kinds(args)}")
+        raise ArgumentError(
+            f"remote() expected one function or class, or keyword options, got {_kinds(args)} - it "
+            f"must be applied to either a function or a class"
+        )
 
     def decorate(function: Any) -> Any:
         if not callable(function):
-            raise TypeError(f"remote() expected a function or a class, got {type(function).__name__}")
+            raise ArgumentError(
+                f"remote() must be applied to either a function or a class, got {type(function).__name__}"
+            )
         return _make(function, options)
 
     if not set(options) <= set(_OPTIONS):
-        from .actors import ACTOR_OPTIONS, check_actor_options
+        from .actor_options import ACTOR_OPTIONS, check_actor_options
 
         if set(options) <= set(ACTOR_OPTIONS):
             check_actor_options(options)
@@ -322,9 +388,10 @@ def _kinds(args: tuple[Any, ...]) -> str:
 
 
 def _make(function: Any, options: dict[str, Any]) -> Any:
-    if isinstance(function, RemoteFunction):
-        raise TypeError(
-            f"remote() expected a plain function, got the remote function {function._options.name!r}"
+    if isinstance(function, RemoteFunction) or hasattr(type(function), "__ray_actor_class__"):
+        raise ArgumentError(
+            f"remote() must be applied to either a function or a class, got what it has made: "
+            f"{function!r:.200}"
         )
     if isinstance(function, type):
         from .actors import make_class
@@ -332,53 +399,103 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
         return make_class(function, options)
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
-    return RemoteFunction(Exportable(function, name), _check(options, Options(name=name)))
+    start = Options(name=name, num_returns=STREAMING if is_generator_function(function) else 1)
+    check_generator(function, options.get("num_returns"))
+    return RemoteFunction(Exportable(function, name), _check(options, start))
 
 
 def _check(changes: dict[str, Any], start: Options) -> Options:
     """Return options with some changed, checked."""
     checks = {
         "num_cpus": _check_num_cpus,
-        "num_returns": _check_num_returns,
+        "num_returns": check_num_returns,
         "max_retries": _check_max_retries,
         "retry_exceptions": check_retry_exceptions,
         "name": _check_name,
         "batching": _check_batching,
+        "runtime_env": check_runtime_env,
     }
     values: dict[str, Any] = dict(zip(checks, start.astuple()))
+    limit = check_limit(changes.get(LIMIT), values["num_returns"])
+    values["needs"] = start.needs
     for name, value in changes.items():
         if name not in checks:
             from .ray_arguments import takes_option
+            from .resources import RESOURCE_OPTIONS, changed
 
+            if name in RESOURCE_OPTIONS:
+                if value is not None:
+                    values["needs"] = changed(values["needs"], name, value)
+                continue
             if takes_option(name, value):
                 continue
-            raise TypeError(f"unknown option {name!r} - expected one of {', '.join(_OPTIONS)}")
+            raise ArgumentError(
+                f"Invalid option keyword {name} for remote functions - expected one of {', '.join(_OPTIONS)}"
+            )
         if value is not None:
             values[name] = checks[name](value)
+    values["num_returns"] = with_limit(values["num_returns"], limit)
     return Options(**values)
 
 
 def _check_num_cpus(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"option num_cpus expected a number, got {type(value).__name__}")
+        raise TypeError(f"The type of keyword 'num_cpus' must be a number, but received type {type(value)}")
     if not 0 <= value < float("inf"):
-        raise ValueError(f"option num_cpus expected at least 0, got {value}")
+        raise ValueError(f"The quantity of resource num_cpus cannot be negative or endless, got {value}")
     return float(value)
 
 
-def _check_num_returns(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"option num_returns expected an int, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"option num_returns expected at least 0, got {value}")
+def check_num_returns(value: Any) -> int:
+    """Return the option as a number; see `engine.calls`."""
+    if value == "streaming" or value == "dynamic":
+        return STREAMING if value == "streaming" else DYNAMIC
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError(f"The type of keyword 'num_returns' must be int, but received type {type(value)}")
+    if isinstance(value, str) or value < 0:
+        raise ValueError(
+            f"The keyword 'num_returns' only accepts None, a non-negative integer, \"streaming\" or "
+            f'"dynamic", got {value!r:.200}'
+        )
     return value
+
+
+def check_generator(function: Any, num_returns: Any) -> None:
+    """Refuse the options of generators for other functions."""
+    if num_returns in ("streaming", "dynamic") and not is_generator_function(function):
+        raise ValueError(
+            f"num_returns={num_returns!r} can only be used with generator functions - expected one with a "
+            f"`yield`, got {getattr(function, '__qualname__', type(function).__name__)!r}"
+        )
+
+
+def check_limit(value: Any, before: int) -> int:
+    """Return how many values of a generator may wait, 0 for any number; `before` says what held so far."""
+    if value is None:
+        return limit_of(before)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"option {LIMIT} expected an int, got {type(value).__name__}")
+    if value < 1 and value != -1:
+        raise ValueError(
+            f"{LIMIT}={value} is not allowed - expected at least 1: so many values wait at most, and with 1 "
+            f"each is made when the one before it is taken; or -1 for any number"
+        )
+    return max(0, value)
+
+
+def with_limit(num_returns: int, limit: int) -> int:
+    """Return `num_returns`, where it says that values are streamed, with the limit."""
+    return num_returns if num_returns >= 0 or num_returns == DYNAMIC else streaming(limit)
 
 
 def _check_max_retries(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"option max_retries expected an int, got {type(value).__name__}")
+        raise TypeError(f"The type of keyword 'max_retries' must be int, but received type {type(value)}")
     if value < -1:
-        raise ValueError(f"option max_retries expected -1 (no limit) or more, got {value}")
+        raise ValueError(
+            f"The keyword 'max_retries' only accepts None, 0, -1 or a positive integer, where -1 is no "
+            f"limit, got {value}"
+        )
     return value
 
 
@@ -391,13 +508,21 @@ def check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]
     ):
         return tuple(value)
     raise TypeError(
-        f"option retry_exceptions expected a bool or a list of exception classes, got {value!r:.200}"
+        f"The type of keyword 'retry_exceptions' must be a bool or a list of exception classes, got "
+        f"{value!r:.200}"
     )
+
+
+def check_runtime_env(value: Any) -> str:
+    """Return the canonical text of a runtime environment."""
+    from ..engine.environments.spec import canonical
+
+    return canonical(value, "option")
 
 
 def _check_name(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"option name expected a str, got {type(value).__name__}")
+        raise TypeError(f"The type of keyword 'name' must be str, but received type {type(value)}")
     return value
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import GrainwiseError
-from ..objects.ref import ObjectRef
+from ..engine.generators import ObjectRefGenerator
+from ..errors import ArgumentError, GrainwiseError
+from ..objects.ref import READY, ObjectRef
 from .session import engine
 
 TYPE_CHECKING = False
@@ -55,8 +56,11 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         WorkerCrashedError: a task's worker died and it may not be retried (again).
         ActorError: an actor died under its call, or before it.
         TaskCancelledError: a task was cancelled.
+        ArgumentError: `refs` is neither an ObjectRef nor a sequence.
         TypeError: something in `refs` is not an ObjectRef.
     """
+    if refs.__class__ is ObjectRefGenerator:
+        return refs
     if timeout is not None:
         timeout = _check_timeout("get", timeout)
     is_one = isinstance(refs, ObjectRef)
@@ -88,22 +92,45 @@ def wait(
 
     Raises:
         ValueError: `num_returns` is out of range or a ref appears twice.
+        ArgumentError: `refs` is no sequence.
         TypeError: something in `refs` is not an ObjectRef.
     """
-    if isinstance(refs, ObjectRef):
-        raise TypeError("wait() expected a list of ObjectRefs, got one ObjectRef")
+    if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
+        raise TypeError(
+            f"wait() expected a list of ObjectRefs or ObjectRefGenerators, got a single {type(refs).__name__}"
+        )
     checked = _check_refs("wait", refs)
     if not checked:
         return [], []
     if len(set(checked)) != len(checked):
-        raise ValueError("wait() expected different refs, got one of them twice")
+        raise ValueError("wait() expected unique refs, got one of them twice")
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"wait(num_returns=...) expected an int, got {type(num_returns).__name__}")
     if not 0 < num_returns <= len(checked):
-        raise ValueError(f"wait(num_returns={num_returns}) expected 1 to {len(checked)}, the number of refs")
+        raise ValueError(
+            f"Invalid number of objects to return: wait(num_returns={num_returns}) expected 1 to "
+            f"{len(checked)}, the number of refs"
+        )
     if timeout is not None:
         timeout = _check_timeout("wait", timeout)
+    if ObjectRefGenerator in map(type, checked):
+        return _wait_with_generators(checked, num_returns, timeout)
     return engine().wait(checked, num_returns, timeout)
+
+
+def _wait_with_generators(
+    waited: list[Any], num_returns: int, timeout: float | None
+) -> tuple[list[Any], list[Any]]:
+    """Wait with the next ref of each generator in its place; one that has no more is ready."""
+    of_ref: dict[ObjectRef[Any], Any] = {}
+    for each in waited:
+        ref = each._peek() if isinstance(each, ObjectRefGenerator) else each
+        if ref is None:
+            ref = ObjectRef()
+            ref._value, ref._state = None, READY
+        of_ref[ref] = each
+    ready, rest = engine().wait(list(of_ref), num_returns, timeout)
+    return [of_ref[ref] for ref in ready], [of_ref[ref] for ref in rest]
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -122,22 +149,31 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
         TypeError: `ref` is not an ObjectRef.
         ValueError: `force` for a call of an actor.
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref._generator_ref
     if not isinstance(ref, ObjectRef):
-        raise TypeError(f"cancel() expected an ObjectRef, got {type(ref).__name__}")
+        raise TypeError(
+            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object refs; "
+            f"kill() ends actors"
+        )
     engine().cancel(ref, force=force, recursive=recursive)
 
 
 def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
-    if isinstance(refs, (str, bytes)) or not hasattr(refs, "__iter__"):
-        raise TypeError(f"{word}() expected an ObjectRef or a list of them, got {type(refs).__name__}")
+    if isinstance(refs, (str, bytes, dict, set, frozenset)) or not hasattr(refs, "__iter__"):
+        raise ArgumentError(
+            f"Invalid type of object refs, {type(refs)}: {word}() expected an ObjectRef or a list of them"
+        )
     checked = refs if refs.__class__ is list else list(refs)
     kinds = set(map(type, checked))
     kinds.discard(ObjectRef)
     if kinds:
+        allowed = (ObjectRef, ObjectRefGenerator) if word == "wait" else ObjectRef
         for position, ref in enumerate(checked):
-            if not isinstance(ref, ObjectRef):
+            if not isinstance(ref, allowed):
                 raise TypeError(
-                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}"
+                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}: "
+                    f"{ref!r:.200}"
                 )
     return checked
 
@@ -146,5 +182,5 @@ def _check_timeout(word: str, timeout: Any) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{word}(timeout=...) expected seconds or None, got {type(timeout).__name__}")
     if not timeout >= 0:  # not a number compares false
-        raise ValueError(f"{word}(timeout={timeout}) expected at least 0")
+        raise ValueError(f"The 'timeout' argument must be nonnegative: got {word}(timeout={timeout})")
     return float(timeout)

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from ..api.actors import ActorClass, ActorHandle, ActorMethod, exit_actor
+from ..api.actors import (
+    ActorClass,
+    ActorClassInheritanceException,
+    ActorHandle,
+    ActorMethod,
+    exit_actor,
+    method,
+)  # fmt: skip
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]
+__all__ = [
+    "ActorClass",
+    "ActorClassInheritanceException",
+    "ActorHandle",
+    "ActorMethod",
+    "exit_actor",
+    "method",
+]

@@ -33,11 +33,13 @@ WHERE = {
     "ray.remote_function": "grainwise.as_ray.remote_function",
     "ray.types": "grainwise.as_ray.types",
     "ray.runtime_env": "grainwise.as_ray.runtime_env",
+    "ray.util.actor_pool": "grainwise.util.actor_pool",
     "ray.util.dask": "grainwise.util.dask",
+    "ray.util.queue": "grainwise.util.queue",
     "ray.util.client": "grainwise.as_ray.nothing",
     "ray.util.client.common": "grainwise.as_ray.client_common",
     "ray.util.annotations": "grainwise.as_ray.annotations",
-    "ray.util.scheduling_strategies": "grainwise.as_ray.strategies",
+    "ray.util.scheduling_strategies": "grainwise.util.scheduling_strategies",
     "ray.data": "grainwise.as_ray.data",
     "ray._private": "grainwise.as_ray.nothing",
     "ray._private.services": "grainwise.as_ray.services",
@@ -48,8 +50,6 @@ WHERE = {
 }
 """Where the modules of Ray are here."""
 LATER = {
-    "ray.util.actor_pool": "grainwise.util.actor_pool",
-    "ray.util.queue": "grainwise.util.queue",
     "ray.util.placement_group": "grainwise.util.placement_group",
 }
 """The same for modules that may not be there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..api.ray_arguments import CLUSTERS
 from ..errors import GrainwiseError
 
-SOON = ("actors", "placement groups")
+SOON: tuple[str, ...] = ()
 """What is to come on one machine, too."""
 MODULES = {
     "ray.air": "Ray AIR",
@@ -27,15 +27,12 @@ MODULES = {
     "ray.workflow": "Ray Workflow",
     "ray.experimental.channel": "compiled graphs",
     "ray.util.accelerators": "accelerators",
-    "ray.util.actor_pool": "actors",
     "ray.util.client": "Ray Client",
     "ray.util.collective": "collective communication",
     "ray.util.horovod": "Horovod",
     "ray.util.iter": "parallel iterators",
     "ray.util.lightgbm": "LightGBM-Ray",
     "ray.util.metrics": "metrics",
-    "ray.util.placement_group": "placement groups",
-    "ray.util.queue": "actors",
     "ray.util.rpdb": "the remote debugger",
     "ray.util.sgd": "Ray SGD",
     "ray.util.spark": "Spark",

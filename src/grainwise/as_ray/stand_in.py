@@ -22,10 +22,18 @@ _PUBLIC = (
     "timeline", "wait",
 )  # fmt: skip
 _LATER = ("ObjectRefGenerator", "DynamicObjectRefGenerator")
-_MODULES = ("actor", "cloudpickle", "exceptions", "experimental", "runtime_env", "types", "util")
+_IDS = (
+    "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID",
+    "WorkerID",
+)  # fmt: skip
+_MODULES = (
+    "actor", "cloudpickle", "exceptions", "experimental", "remote_function", "runtime_context", "runtime_env",
+    "types", "util",
+)  # fmt: skip
 
 __all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util"]  # noqa: F822
 __all__ += list(_PUBLIC)
+__all__ += list(_IDS)
 
 
 def init(address: str | None = None, **options: Any) -> Any:
@@ -68,6 +76,8 @@ def __getattr__(name: str) -> object:
         value: object = getattr(grainwise, name)
     elif name == "ObjectID":
         value = grainwise.ObjectRef
+    elif name in _IDS:
+        value = getattr(grainwise, name)
     elif name in _MODULES:
         try:
             value = import_module(f"ray.{name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .needs import NOTHING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
 
     from ..objects.ref import ObjectRef
     from .calls import ActorOptions, MethodOptions
+    from .needs import Needs
 
     class EngineLike(Protocol):
         """What the words that users say need of an engine, in the driver and inside a task alike."""
@@ -53,8 +56,16 @@ if TYPE_CHECKING:
             """Return the ref and the description of the actor of a name."""
             ...
 
+        def list_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+            """Return namespace and name of each actor that can be found, in one namespace or in all."""
+            ...
+
         def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
             """End an actor's process, and the actor unless it may be restarted."""
+            ...
+
+        def ask(self, what: str, *args: Any) -> Any:
+            """Ask the driver, or have it do something: see `driver.questions`."""
             ...
 
 
@@ -130,14 +141,19 @@ class Options:
 
     Attributes:
         num_cpus: CPUs that a run occupies, >= 0.
-        num_returns: results of a call, >= 0.
+        num_returns: results of a call, >= 0; below 0 for a generator, see `calls`.
         max_retries: runs beyond the first after a worker's death, -1 for no limit.
         retry_exceptions: False, True, or the exception classes that are worth another run.
         name: for messages.
         batching: tasks per batch, 0 for as many as is good, None for what the session says.
+        runtime_env: canonical text of its own environment, see `environments.spec`; "" for what it inherits.
+        needs: what a run takes beside CPUs.
     """
 
-    __slots__ = ("batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions")
+    __slots__ = (
+        "batching", "max_retries", "name", "needs", "num_cpus", "num_returns", "retry_exceptions",
+        "runtime_env",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -147,13 +163,17 @@ class Options:
         retry_exceptions: bool | tuple[type[BaseException], ...] = False,
         name: str = "",
         batching: int | None = None,
+        runtime_env: str = "",
+        needs: Needs = NOTHING,
     ) -> None:
+        self.needs = NOTHING if needs == NOTHING else needs
         self.batching = batching
         self.num_cpus = num_cpus
         self.num_returns = num_returns
         self.max_retries = max_retries
         self.retry_exceptions = retry_exceptions
         self.name = name
+        self.runtime_env = runtime_env
 
     def astuple(self) -> tuple[Any, ...]:
         """Return the values in the order of the constructor."""
@@ -164,4 +184,6 @@ class Options:
             self.retry_exceptions,
             self.name,
             self.batching,
+            self.runtime_env,
+            self.needs,
         )

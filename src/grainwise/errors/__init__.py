@@ -3,7 +3,9 @@
     GrainwiseError
     ├── TaskError                 a task raised; also an instance of what it raised
     ├── WorkerCrashedError        a worker process died while it ran a task
+    ├── OutOfMemoryError          it was killed: it took more memory than it may, or than there is
     ├── WorkerStartError          worker processes fail before they can take a task
+    ├── RuntimeEnvSetupError      a runtime environment can't be made
     ├── ActorError                an actor did not answer a call
     │   ├── ActorDiedError        it is gone for good
     │   ├── ActorUnavailableError it died under this call and is being restarted
@@ -18,6 +20,7 @@
     ├── SerializationError        · TypeError      a value cannot be pickled or unpickled
     ├── EngineClosedError         · RuntimeError   used after `shutdown`, or in a forked child
     ├── InfeasibleTaskError       · ValueError     a task asks for more than the machine has
+    ├── ArgumentError             · TypeError · ValueError · AssertionError   a word was used wrongly
     └── InternalError             our bug, never the user's
 
 Guarantees: each of them can be pickled and copied, with its fields and notes; a message says what failed,
@@ -43,6 +46,7 @@ __all__ = [
     "ActorDiedError",
     "ActorError",
     "ActorUnavailableError",
+    "ArgumentError",
     "EngineClosedError",
     "GetTimeoutError",
     "GrainwiseError",
@@ -51,6 +55,8 @@ __all__ = [
     "ObjectLostError",
     "ObjectStoreFullError",
     "OutOfDiskError",
+    "OutOfMemoryError",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "TaskCancelledError",
     "TaskError",
@@ -104,14 +110,20 @@ class TaskError(GrainwiseError):
     def __init__(
         self,
         message: str = "",
-        *,
+        traceback_str: str | None = None,
         cause: BaseException | None = None,
+        *,
         task_name: str = "",
         traceback_text: str = "",
         pid: int | None = None,
+        function_name: str = "",
+        **_: Any,
     ) -> None:
+        """Make the error; with `traceback_str` in Ray's way: name, traceback, cause, more without effect."""
         from .dual import label_task_error
 
+        if traceback_str is not None:
+            message, task_name, traceback_text = traceback_str, function_name or message, traceback_str
         super().__init__(message)
         label_task_error(self, (cause, task_name, traceback_text, pid))
 
@@ -151,8 +163,13 @@ class TaskError(GrainwiseError):
         return make_portable(self, can_pickle)
 
     def as_instanceof_cause(self) -> TaskError:
-        """Return the error as one of the original's class, as Ray's method does: it is one already."""
-        return self
+        """Return the error as one of the original's class too, which those that `get` raises are already."""
+        from .dual import is_dual, task_fields
+
+        fields = task_fields(self)
+        if is_dual(type(self)) or fields[0] is None:
+            return self
+        return TaskError.wrap(fields[0], task_name=fields[1], traceback_text=fields[2], pid=fields[3])
 
     def __str__(self) -> str:
         from .dual import is_dual, task_fields
@@ -227,6 +244,62 @@ class WorkerCrashedError(GrainwiseError):
         )
 
 
+class OutOfMemoryError(GrainwiseError):
+    """A task or an actor was killed: it took more memory than its `memory` allows, or the machine ran short.
+
+    Attributes:
+        task_name: What was killed.
+        pid: Its process.
+        used_bytes: What of the memory was its own.
+        limit_bytes: What it was allowed; 0 for any amount.
+        machine_used_bytes, machine_total_bytes: What the machine, or its control group, had in use, and has.
+        threshold: The share of it from which on tasks are killed.
+        detail: The largest processes of the session.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task_name: str = "",
+        pid: int | None = None,
+        used_bytes: int = 0,
+        limit_bytes: int = 0,
+        machine_used_bytes: int = 0,
+        machine_total_bytes: int = 0,
+        threshold: float = 0.0,
+        detail: str = "",
+    ) -> None:
+        self.task_name = task_name
+        self.pid = pid
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+        self.machine_used_bytes = machine_used_bytes
+        self.machine_total_bytes = machine_total_bytes
+        self.threshold = threshold
+        self.detail = detail
+        super().__init__(message or self._message())
+
+    def _message(self) -> str:
+        worker = "" if self.pid is None else f"in worker {self.pid}"
+        if self.limit_bytes:
+            return sentence(
+                f"{self.task_name!r} was killed because it took more memory than it may",
+                f"expected at most {size_text(self.limit_bytes)}, got {size_text(self.used_bytes)}",
+                worker,
+                "raise memory=, or have it keep less at once",
+                detail=self.detail,
+            )
+        return sentence(
+            f"{self.task_name!r} was killed because the machine ran short of memory",
+            f"expected at most {self.threshold:.0%} of {size_text(self.machine_total_bytes)} in use, got "
+            f"{size_text(self.machine_used_bytes)}",
+            f"{worker}, which had {size_text(self.used_bytes)}".lstrip(", "),
+            "reserve what tasks need with memory=, or have fewer run at once with num_cpus=",
+            detail=self.detail,
+        )
+
+
 class WorkerStartError(GrainwiseError):
     """Worker processes fail before they can take a task.
 
@@ -239,12 +312,26 @@ class WorkerStartError(GrainwiseError):
         super().__init__(sentence(message, detail=detail))
 
 
+class RuntimeEnvSetupError(GrainwiseError):
+    """A runtime environment can't be made, so its tasks can't run.
+
+    Attributes:
+        error_message: The whole message; of packages that can't be installed it has the resolver's words.
+    """
+
+    def __init__(self, error_message: str = "") -> None:
+        self.error_message = error_message
+        super().__init__(error_message or "The runtime environment could not be set up.")
+
+
 class ActorError(GrainwiseError):
     """An actor did not answer a call.
 
     Attributes:
         actor_name: Its class.
-        actor_id: Its identity as hexadecimal digits; empty if unknown.
+        actor_id: Its identity as hexadecimal digits; None if unknown.
+        actor_init_failed: Its constructor has raised.
+        preempted: Its machine was taken away, which does not happen on one machine.
         pid: The process that died, or None if there was none.
         detail: What is known of its end: the traceback of its constructor, the end of its output.
     """
@@ -252,18 +339,30 @@ class ActorError(GrainwiseError):
     def __init__(
         self,
         message: str = "",
+        actor_id: str | bytes | None = None,
         *,
+        error_msg: str = "",
         actor_name: str = "",
-        actor_id: str = "",
+        actor_init_failed: bool = False,
+        preempted: bool = False,
         pid: int | None = None,
         detail: str = "",
     ) -> None:
         self.actor_name = actor_name
-        self.actor_id = actor_id
+        self.actor_id = actor_id.hex() if isinstance(actor_id, bytes) else actor_id
+        self.actor_init_failed = actor_init_failed
+        self.preempted = preempted
         self.pid = pid
         self.detail = detail
         which = f"actor {actor_name!r}" if actor_name else "An actor"
-        super().__init__(message or f"{which} did not answer.")
+        super().__init__(message or error_msg or f"{which} did not answer.")
+
+    @property
+    def error_msg(self) -> str:
+        """The message, under Ray's name."""
+        return str(self)
+
+    base_error_msg = error_msg
 
 
 class ActorDiedError(ActorError):
@@ -287,11 +386,15 @@ class TaskCancelledError(GrainwiseError):
 
     Attributes:
         task_name: The task.
+        task_id: Its identity, where it is known.
     """
 
-    def __init__(self, message: str = "", *, task_name: str = "") -> None:
+    def __init__(
+        self, message: str = "", *, task_name: str = "", task_id: Any = None, error_message: str | None = None
+    ) -> None:
         self.task_name = task_name
-        super().__init__(message or f"task {task_name!r} was cancelled")
+        self.task_id = task_id
+        super().__init__(message or error_message or f"task {task_name!r} was cancelled")
 
 
 class TaskTimeoutError(GrainwiseError, TimeoutError):
@@ -332,9 +435,9 @@ class ObjectStoreFullError(GrainwiseError):
         super().__init__(
             message
             or sentence(
-                f"an object of {_size(requested_bytes)} does not fit into the object store",
-                f"expected that much room, got {_size(free_bytes)}",
-                f"{_size(used_bytes)} of {_size(capacity_bytes)} are used",
+                f"an object of {size_text(requested_bytes)} does not fit into the object store",
+                f"expected that much room, got {size_text(free_bytes)}",
+                f"{size_text(used_bytes)} of {size_text(capacity_bytes)} are used",
                 "delete refs that are no longer needed, or call init(object_store_memory=...) with more",
             )
         )
@@ -345,7 +448,18 @@ class OutOfDiskError(GrainwiseError):
 
 
 class ObjectLostError(GrainwiseError):
-    """The bytes of an object are gone with the process that held them, and it cannot be made again."""
+    """The bytes of an object are gone with the process that held them, and it cannot be made again.
+
+    Attributes:
+        object_ref_hex: The ref's identity as hexadecimal digits, where Ray's users make the error themselves.
+        owner_address, call_site: What else they give; nothing of ours.
+    """
+
+    def __init__(self, message: str = "", owner_address: bytes | None = None, call_site: str = "") -> None:
+        self.object_ref_hex = message if _is_hex(message) else ""
+        self.owner_address = owner_address
+        self.call_site = call_site
+        super().__init__(f"Failed to retrieve object {message}" if self.object_ref_hex else message)
 
 
 class SerializationError(GrainwiseError, TypeError):
@@ -376,7 +490,14 @@ class EngineClosedError(GrainwiseError, RuntimeError):
 
 
 class InfeasibleTaskError(GrainwiseError, ValueError):
-    """A task asks for more CPUs than there are, so that it could never run."""
+    """A task or an actor asks for more than there is, so that it could never run."""
+
+
+class ArgumentError(GrainwiseError, TypeError, ValueError, AssertionError):
+    """A word of ours was given something that it does not take, such as an option that does not exist.
+
+    Ray raises one or the other of its bases for such mistakes, so it is of all of them.
+    """
 
 
 class InternalError(GrainwiseError):
@@ -430,7 +551,12 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-def _size(n_bytes: int) -> str:
+def _is_hex(text: str) -> bool:
+    return len(text) == 56 and not text.strip("0123456789abcdef")
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a size for a message."""
     if n_bytes < 1024:
         return f"{n_bytes} B"
     power = min((n_bytes.bit_length() - 1) // 10, 4)

@@ -1,12 +1,14 @@
 """What is ready, by key, and whose turn it is.
 
 Tasks are counts here. A *key* is a function with its resource shape and the size of its arguments; keys may
-share estimates. Those with something ready stand in a line; one that had its turn goes to the end of it.
+share estimates. Those with something ready stand in the line of their environment; one that had its turn goes to
+the end of it.
 """
 
 from __future__ import annotations
 
 from .costs import Estimates
+from .lines import Line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,15 +35,17 @@ class Key:
         is_assumed: only `Keys.set_ready` tells the rest; tasks of it were sent otherwise.
         is_alone: its batches hold nothing else.
         max_workers: so many workers may hold tasks of it at once, 0 for all.
+        line: that of its environment.
     """
 
     __slots__ = (
-        "cpus", "estimate", "home", "is_alone", "is_assumed", "is_suspect", "limit", "max_probes",
+        "cpus", "estimate", "home", "is_alone", "is_assumed", "is_suspect", "limit", "line", "max_probes",
         "max_workers", "probes", "ready",
     )  # fmt: skip
 
-    def __init__(self, cpus: float, estimate: Estimate, limit: int, home: int | None) -> None:
+    def __init__(self, cpus: float, estimate: Estimate, limit: int, home: int | None, line: Line) -> None:
         self.cpus = cpus
+        self.line = line
         self.estimate = estimate
         self.limit = limit
         self.home = home
@@ -65,35 +69,41 @@ class Keys:
 
     Attributes:
         known: all of them, by name.
-        turn: names of those with something ready, in turn.
+        lines: one for each environment, by its name; base: that of the program's own.
         num_homed: how many of these have a home.
         has_free: some key occupies no CPU.
         estimates: what tasks cost.
     """
 
-    __slots__ = ("estimates", "has_free", "known", "num_homed", "turn")
+    __slots__ = ("base", "estimates", "has_free", "known", "lines", "num_homed")
 
     def __init__(self, quantum_s: float) -> None:
         self.estimates = Estimates(quantum_s)
         self.known: dict[Hashable, Key] = {}
-        self.turn: dict[Hashable, None] = {}
+        self.base = Line(None)
+        self.lines: dict[Hashable | None, Line] = {None: self.base}
         self.num_homed = 0
         self.has_free = False
 
+    @property
+    def turn(self) -> dict[Hashable, None]:
+        """Names of keys of the program's own environment with something ready, in turn."""
+        return self.base.turn
+
     def set_ready(
         self, name: Hashable, count: int, cpus: float, cost: Hashable | None, limit: int, home: int | None,
-        is_alone: bool, max_workers: int,
+        is_alone: bool, max_workers: int, environment: Hashable | None = None,
     ) -> int:  # fmt: skip
         """Set how many tasks of a key are ready, and return how many more that is; see `Policy.ready`."""
         key = self.known.get(name)
         if key is None or key.is_assumed:
             if not count:
                 return 0
-            key = self.learn(name, cpus, cost, limit, home)
+            key = self.learn(name, cpus, cost, limit, home, environment)
             key.is_alone, key.max_workers = is_alone, max_workers
         before = key.ready
         if count and not before:
-            self.turn[name] = None
+            key.line.turn[name] = None
             self.num_homed += key.home is not None
         elif before and not count:
             self._leave_turn(name, key)
@@ -104,9 +114,10 @@ class Keys:
         """Take tasks of a key out of what is ready; what remains goes to the end of the line."""
         key = self.known[name]
         key.ready -= count
-        del self.turn[name]
+        turn = key.line.turn
+        del turn[name]
         if key.ready:
-            self.turn[name] = None
+            turn[name] = None
         else:
             self.num_homed -= key.home is not None
 
@@ -117,13 +128,14 @@ class Keys:
         """
         known = self.known
         total_s = 0.0
-        for name in self.turn:
-            key = known[name]
-            mean_s = key.estimate.mean_s
-            if mean_s is not None:
-                total_s += key.ready * mean_s
-            elif waiting and key.probes >= key.max_probes:
-                key.max_probes *= 2
+        for line in self.lines.values():
+            for name in line.turn:
+                key = known[name]
+                mean_s = key.estimate.mean_s
+                if mean_s is not None:
+                    total_s += key.ready * mean_s
+                elif waiting and key.probes >= key.max_probes:
+                    key.max_probes *= 2
         return total_s
 
     def learn(
@@ -133,13 +145,19 @@ class Keys:
         cost: Hashable | None = None,
         limit: int = 0,
         home: int | None = None,
+        environment: Hashable | None = None,
     ) -> Key:
         """Return a new key in the place of an assumed one, if any."""
         estimate = self.estimates.of(name if cost is None else cost)
         assumed = self.known.get(name)
-        key = self.known[name] = Key(cpus, estimate, limit, home)
+        line = self.lines.get(environment)
+        if line is None:
+            line = self.lines[environment] = Line(environment)
+        line.num_keys += 1
+        key = self.known[name] = Key(cpus, estimate, limit, home, line)
         self.has_free |= not cpus
         if assumed is not None:
+            self._leave_line(assumed.line)
             key.probes, key.is_suspect = assumed.probes, assumed.is_suspect
         return key
 
@@ -152,8 +170,10 @@ class Keys:
     def forget(self, name: Hashable) -> None:
         """Forget a key that is gone, and what its tasks cost."""
         key = self.known.pop(name, None)
-        if key is not None and key.ready:
-            self._leave_turn(name, key)
+        if key is not None:
+            if key.ready:
+                self._leave_turn(name, key)
+            self._leave_line(key.line)
         self.estimates.forget(name)
 
     def mean_s(self, name: Hashable) -> float | None:
@@ -161,6 +181,19 @@ class Keys:
         key = self.known.get(name)
         return None if key is None else key.estimate.mean_s
 
+    def pass_turn(self, line: Line) -> None:
+        """Put a line behind all others."""
+        self.lines[line.name] = self.lines.pop(line.name)
+
+    def forget_line(self, line: Line) -> None:
+        """Forget a line that nothing belongs to any more."""
+        if not line.num_keys and not line.num_workers and line is not self.base:
+            self.lines.pop(line.name, None)
+
     def _leave_turn(self, name: Hashable, key: Key) -> None:
-        del self.turn[name]
+        del key.line.turn[name]
         self.num_homed -= key.home is not None
+
+    def _leave_line(self, line: Line) -> None:
+        line.num_keys -= 1
+        self.forget_line(line)

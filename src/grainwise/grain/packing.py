@@ -103,6 +103,7 @@ class Packer:
                     or key.is_suspect
                     or key.is_alone
                     or not may_share(key.cpus, batch_cpus)
+                    or (key.max_workers and not self._roster.may_hold(worker, key))
                 ):
                     count = 0
                 else:

@@ -25,6 +25,8 @@ a million ready tasks are one number. The rules, in the order in which they deci
    quantum in a chain; of siblings up to the fair share, and the crumbs beyond it. A task with a large input
    goes to the worker that has it (`home`), if that one is free.
 7. *Failures.* A key whose task has killed a worker goes out alone, one task at a time, until one succeeds.
+8. *Environments.* A worker serves one of them. While several have something ready, they take turns at the
+   CPUs and nobody is two deep.
 
 Guarantee: a free worker and an un-started task that could run never coexist after `dispatch(waiting=True)`
 followed by `rebalance` with the victims' progress, save for the tasks that a worker has claimed for its
@@ -51,6 +53,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
     from typing import TypeVar
+
+    from .lines import Line
 
     Task = TypeVar("Task", bound=Hashable)
 
@@ -98,6 +102,7 @@ class Policy:
         home: int | None = None,
         is_alone: bool = False,
         max_workers: int = 0,
+        environment: Hashable | None = None,
     ) -> None:
         """Set how many tasks of a key are ready to be sent now.
 
@@ -110,8 +115,9 @@ class Policy:
             home: the worker that has their large input.
             is_alone: its batches hold nothing else.
             max_workers: so many workers may hold tasks of it at once; 0 for all.
+            environment: where it runs, None for the program's own environment.
         """
-        more = self._keys.set_ready(key, count, cpus, cost, limit, home, is_alone, max_workers)
+        more = self._keys.set_ready(key, count, cpus, cost, limit, home, is_alone, max_workers, environment)
         if more > 0:
             self._packer.earn(more * self.costs.submit_s)
 
@@ -166,7 +172,15 @@ class Policy:
 
     def reserve(self, cpus: float) -> None:
         """Note that something else occupies CPUs, as actors do; below 0 it gives them back."""
-        self._roster.cpus_in_use += cpus
+        self._roster.use(cpus)
+
+    def cpus_in_use(self) -> float:
+        """Return how many CPUs tasks occupy that are not blocked, and what is reserved."""
+        return self._roster.cpus_in_use
+
+    def hold_back(self, is_needed: bool) -> None:
+        """Send nothing behind what runs: something else has reserved CPUs and waits for them to be free."""
+        self._roster.holds_back = is_needed
 
     def suspect(self, key: Hashable, is_suspect: bool) -> None:
         """Note that a task of a key has killed a worker, or that one has succeeded since."""
@@ -182,6 +196,13 @@ class Policy:
         """Return idle workers beyond what the CPUs can keep busy, latest first; the engine may end them."""
         return self._roster.surplus()
 
+    def crowd(self) -> list[int]:
+        """Return idle workers that the engine should end as it starts another, oldest first.
+
+        Those of one environment stay warm while another is in use, but not without limit.
+        """
+        return self._roster.crowd() if len(self._keys.lines) > 1 else []
+
     # -- instructions ----------------------------------------------------------------------------------
 
     def dispatch(self, waiting: bool) -> list[Send]:
@@ -191,32 +212,42 @@ class Policy:
             waiting: the driver waits for results or has fallen silent; false while it still submits.
         """
         sends: list[Send] = []
-        turn = self._keys.turn
-        if not turn:
+        keys = self._keys
+        lines = [line for line in keys.lines.values() if line.turn]
+        if not lines:
             return sends
-        roster, pack = self._roster, self._packer.pack
-        idle = roster.idle
         self._packer.begin(waiting)
-        if self._keys.num_homed:
+        if keys.num_homed:
             self._send_home(sends, waiting)
+        for line in lines:
+            before = len(sends)
+            self._fill(line, sends, waiting)
+            if len(lines) > 1 and len(sends) > before:
+                keys.pass_turn(line)
+        if len(lines) == 1:
+            self._send_ahead(lines[0], sends, waiting)
+        return sends
+
+    def _fill(self, line: Line, sends: list[Send], waiting: bool) -> None:
+        """Give what is ready in a line to its workers that have nothing, and to new ones."""
+        roster, pack = self._roster, self._packer.pack
+        turn, idle = line.turn, line.idle
         while turn and idle:
             worker = next(reversed(idle))
             send = pack(worker, roster.workers[worker], waiting, turn)
             if send is None:
                 break  # what speaks against this one speaks against them all
             sends.append(send)
-        for worker in list(roster.drained) if turn else ():  # they will be idle before another could start
+        for worker in list(line.drained) if turn else ():  # they will be idle before another could start
             send = pack(worker, roster.workers[worker], waiting, turn) if turn else None
             if send is None:
                 break
             sends.append(send)
         while turn and roster.num_unborn() > 0:
-            send = pack(roster.next_worker, Worker(), waiting, turn)
+            send = pack(roster.next_worker, Worker(line), waiting, turn)
             if send is None:
                 break
             sends.append(send)
-        self._send_ahead(sends, waiting)
-        return sends
 
     def lone(self, key: Hashable, cpus: float) -> int | None:
         """Return an idle worker for the only ready task, which counts as sent; None if none is idle.
@@ -224,12 +255,15 @@ class Policy:
         What `dispatch` would say, for the round trip of a single task: every instruction on it counts.
         """
         roster = self._roster
-        if self._keys.turn or not roster.idle or roster.cpus_in_use + cpus > self.num_cpus + EPSILON:
-            return None
         known = self._keys.known.get(key)
-        if known is None or known.home is not None:
+        if known is None or known.home is not None or known.max_workers:
+            return None  # of what only some workers may hold, `dispatch` knows who
+        if roster.cpus_in_use + cpus > self.num_cpus + EPSILON:
             return None
-        worker = next(reversed(roster.idle))
+        line = known.line
+        if line.turn or not line.idle:
+            return None
+        worker = next(reversed(line.idle))
         roster.hold(worker, [(key, 1)])
         return worker
 
@@ -294,17 +328,17 @@ class Policy:
     def _send_home(self, sends: list[Send], waiting: bool) -> None:
         """Give tasks with a large input to the worker that has it, where that one is free."""
         roster = self._roster
-        for name in list(self._keys.turn):
-            home = self._keys.known[name].home
-            if home is not None and home in roster.idle:
-                send = self._packer.pack(home, roster.workers[home], waiting, (name,))
-                if send is not None:
-                    sends.append(send)
+        for line in self._keys.lines.values():
+            for name in list(line.turn):
+                home = self._keys.known[name].home
+                if home is not None and home in line.idle:
+                    send = self._packer.pack(home, roster.workers[home], waiting, (name,))
+                    if send is not None:
+                        sends.append(send)
 
-    def _send_ahead(self, sends: list[Send], waiting: bool) -> None:
+    def _send_ahead(self, line: Line, sends: list[Send], waiting: bool) -> None:
         """Put a second batch behind those that will soon be done."""
-        roster, turn = self._roster, self._keys.turn
-        half = roster.half
+        roster, turn, half = self._roster, line.turn, line.half
         refused: list[int] = []
         while turn and half and len(refused) < MAX_MISFITS:
             number = next(iter(half))

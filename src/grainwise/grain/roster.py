@@ -8,7 +8,8 @@ A worker that is not blocked stands in one of three places, by the batches that 
                     drained    it is half, but as good as idle: before another worker could start
     two             nowhere
 
-A blocked worker (its task waits for others) lends its CPUs and is sent nothing.
+A blocked worker (its task waits for others) lends its CPUs and is sent nothing. Each environment has these places
+of its own: see `lines`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from .keys import Key, Keys
+    from .lines import Line
 
 MAX_EXTRA_WORKERS = 64
 """So many workers may run tasks that occupy no CPU, and so many be started beyond those and the CPUs."""
@@ -34,11 +36,13 @@ class Worker:
         sends: batches sent and not ended.
         cpus: what its batches occupy.
         is_blocked: its task waits for others.
+        line: that of its environment.
     """
 
-    __slots__ = ("back", "cpus", "held", "is_blocked", "sends")
+    __slots__ = ("back", "cpus", "held", "is_blocked", "line", "sends")
 
-    def __init__(self) -> None:
+    def __init__(self, line: Line) -> None:
+        self.line = line
         self.held: dict[Hashable, int] = {}
         self.back: dict[Hashable, int] = {}
         self.sends = 0
@@ -47,7 +51,7 @@ class Worker:
 
 
 class Roster:
-    """All workers. Others read the fields; `Policy._send_ahead` also reorders `half`.
+    """All workers. Others read the fields; `Policy._send_ahead` also reorders `half` of a line.
 
     Args:
         num_cpus: how many CPUs' worth of tasks may run at once.
@@ -56,16 +60,15 @@ class Roster:
 
     Attributes:
         workers: all of them, by number.
-        idle: numbers of those with nothing sent, latest last.
-        half: numbers of those with one batch sent, and perhaps room for another.
-        drained: of those, the ones whose batch was taken back altogether.
+        idle: numbers of those of the program's own environment with nothing sent, latest last.
         next_worker: the number of the next one to be started.
         cpus_in_use: by all that are not blocked.
+        holds_back: something else waits for CPUs: nothing is sent behind what runs.
         num_blocked: how many wait for others.
     """
 
     __slots__ = (
-        "_keys", "_known_keys", "_quantum_s", "cpus_in_use", "drained", "half", "idle", "next_worker",
+        "_keys", "_known_keys", "_quantum_s", "cpus_in_use", "half", "holds_back", "idle", "next_worker",
         "num_blocked", "num_cpus", "workers",
     )  # fmt: skip
 
@@ -75,12 +78,12 @@ class Roster:
         self._known_keys = keys.known  # the same table: each message looks into it
         self._quantum_s = quantum_s
         self.workers: dict[int, Worker] = {}
-        self.idle: dict[int, None] = {}
-        self.half: dict[int, None] = {}
-        self.drained: dict[int, None] = {}
+        self.idle = keys.base.idle
+        self.half = keys.base.half
         self.next_worker = 0
         self.cpus_in_use = 0.0
         self.num_blocked = 0
+        self.holds_back = False
 
     # -- what they hold --------------------------------------------------------------------------------
 
@@ -88,7 +91,10 @@ class Roster:
         """Note a batch sent to a worker, which may be a new one."""
         worker = self.workers.get(number)
         if worker is None:
-            worker = self.workers[number] = Worker()
+            known = self._known_keys.get(parts[0][0])
+            line = self._keys.base if known is None else known.line
+            line.num_workers += 1
+            worker = self.workers[number] = Worker(line)
             self.next_worker = max(self.next_worker, number + 1)
         worker.sends += 1
         cpus, held = worker.cpus, worker.held
@@ -155,7 +161,7 @@ class Roster:
         """Note that a worker's task waits for others."""
         worker = self.workers[number]
         if not worker.is_blocked:
-            self.cpus_in_use -= worker.cpus
+            self.use(-worker.cpus)
             worker.is_blocked = True
             self.num_blocked += 1
             self._file(number, worker)
@@ -166,7 +172,7 @@ class Roster:
         if worker.is_blocked:
             worker.is_blocked = False
             self.num_blocked -= 1
-            self.cpus_in_use += worker.cpus
+            self.use(worker.cpus)
             self._file(number, worker)
 
     def remove(self, number: int) -> None:
@@ -174,13 +180,16 @@ class Roster:
         worker = self.workers.pop(number, None)
         if worker is None:
             return
-        self.idle.pop(number, None)
-        self.half.pop(number, None)
-        self.drained.pop(number, None)
+        line = worker.line
+        line.idle.pop(number, None)
+        line.half.pop(number, None)
+        line.drained.pop(number, None)
+        line.num_workers -= 1
+        self._keys.forget_line(line)
         if worker.is_blocked:
             self.num_blocked -= 1
         else:
-            self.cpus_in_use -= worker.cpus
+            self.use(-worker.cpus)
         for name, count in worker.held.items():
             key = self._known_keys.get(name)
             if key is not None:
@@ -190,10 +199,12 @@ class Roster:
 
     def has_room(self, worker: Worker, key: Key) -> bool:
         """Say whether a worker may run a task of a key: there is a CPU for it, or it has taken one."""
+        if key.line is not worker.line:
+            return False
         if key.max_workers and not self.may_hold(worker, key):
             return False
         if worker.held:
-            return may_share(key.cpus, worker.cpus)
+            return may_share(key.cpus, worker.cpus) and not self.holds_back
         if not key.cpus:
             return self.num_without_cpu() < MAX_EXTRA_WORKERS  # they must leave room for the others
         return self.cpus_in_use + key.cpus <= self.num_cpus + EPSILON
@@ -220,25 +231,40 @@ class Roster:
     def surplus(self) -> list[int]:
         """Return idle workers beyond what the CPUs can keep busy, latest first."""
         excess = len(self.workers) - self.num_blocked - max(1, int(self.num_cpus))
-        return sorted(self.idle, reverse=True)[: max(0, excess)]
+        return sorted(self.all_idle(), reverse=True)[: max(0, excess)]
+
+    def crowd(self) -> list[int]:
+        """Return idle workers that are too many even with several environments in turn, oldest first."""
+        excess = len(self.workers) - self.num_blocked - 2 * max(1, int(self.num_cpus))
+        return sorted(self.all_idle())[: max(0, excess)]
+
+    def all_idle(self) -> list[int]:
+        """Return idle workers of all environments."""
+        return [number for line in self._keys.lines.values() for number in line.idle]
+
+    def use(self, cpus: float) -> None:
+        """Count so many more CPUs as in use, below 0 fewer; tenths and thirds add up without drifting."""
+        in_use = self.cpus_in_use + cpus
+        self.cpus_in_use = round(in_use, 6) if cpus % 1.0 else in_use
 
     def _occupy(self, worker: Worker, cpus: float) -> None:
-        if not worker.is_blocked:
-            self.cpus_in_use += cpus - worker.cpus
+        if not worker.is_blocked and cpus != worker.cpus:
+            self.use(cpus - worker.cpus)
         worker.cpus = cpus
 
     def _file(self, number: int, worker: Worker) -> None:
         """Keep the lists of workers that may be sent something."""
+        line = worker.line
         if worker.sends != 1 or worker.held or worker.is_blocked:
-            self.drained.pop(number, None)
+            line.drained.pop(number, None)
         else:
-            self.drained[number] = None
+            line.drained[number] = None
         if worker.is_blocked or worker.sends > 1:
-            self.idle.pop(number, None)
-            self.half.pop(number, None)
+            line.idle.pop(number, None)
+            line.half.pop(number, None)
         elif worker.sends:
-            self.idle.pop(number, None)
-            self.half[number] = None
+            line.idle.pop(number, None)
+            line.half[number] = None
         else:
-            self.half.pop(number, None)
-            self.idle[number] = None
+            line.half.pop(number, None)
+            line.idle[number] = None

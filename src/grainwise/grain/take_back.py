@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .fusion import EPSILON
 from .instructions import TakeBack
+from .lines import Line
 from .roster import MAX_EXTRA_WORKERS, Worker
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .roster import Roster, Worker
     from .sizes import Sizes
 
-_NOBODY = Worker()
+_NOBODY = Worker(Line(None))
 
 
 class Rebalancer:

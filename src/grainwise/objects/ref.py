@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, Generic, TypeVar
 
+    from .ids import JobID, TaskID
+
     T_co = TypeVar("T_co", covariant=True)
 
     class Typed(Generic[T_co]):
@@ -41,6 +43,9 @@ else:
         __class_getitem__ = classmethod(type(list[int]))  # types.GenericAlias
 
 
+JOB_BYTES = b"\x01\x00\x00\x00"
+"""There is one job in a session."""
+ID_BYTES = 28
 READY = 1
 PACKED = 2
 FAILED = 3
@@ -56,6 +61,8 @@ class Hooks:
     """Gives a ref its identity, before it leaves the process."""
     restore: Callable[[int], ObjectRef[Any]] | None = None
     """Makes the ref of an identity that has arrived."""
+    find: Callable[[int], ObjectRef[Any] | None] | None = None
+    """The ref of an identity, if this process knows it and can say so."""
     future: Callable[[ObjectRef[Any]], Future[Any]] | None = None
     packing: Callable[[ObjectRef[Any]], None] | None = None
     """Told about every ref that is being pickled."""
@@ -65,8 +72,22 @@ class Hooks:
 
 hooks = Hooks()
 
+if TYPE_CHECKING:
+    RefType = type
+else:
 
-class ObjectRef(Typed["T_co"]):
+    class RefType(type):
+        """Lets `ObjectRef(binary)` find a ref; makes no difference where refs are made by the million."""
+
+        def __call__(cls, *args):  # noqa: D102
+            if not args:
+                return type.__call__(cls)
+            from .named_ref import find_ref
+
+            return find_ref(*args)
+
+
+class ObjectRef(Typed["T_co"], metaclass=RefType):
     """A reference to the value of a task or of `put`, now or in the future.
 
     Pass it to another task (at top level it is replaced by its value; inside a container it stays a
@@ -106,12 +127,77 @@ class ObjectRef(Typed["T_co"]):
         return False
 
     def hex(self) -> str:
-        """Return the identity of the value as 32 hexadecimal digits."""
-        return f"{_identity(self):032x}"
+        """Return the identity of the value as 56 hexadecimal digits."""
+        return self.binary().hex()
 
     def binary(self) -> bytes:
-        """Return the identity of the value as 16 bytes."""
-        return _identity(self).to_bytes(16, "big")
+        """Return the identity of the value as 28 bytes: of the task, of the job, and which result it is."""
+        return _identity(self).to_bytes(20, "little") + JOB_BYTES + b"\x01\x00\x00\x00"
+
+    def task_id(self) -> TaskID:
+        """Return an identity of the task: the first 24 bytes of the value's."""
+        from .ids import TaskID
+
+        return TaskID(self.binary()[:24])
+
+    def job_id(self) -> JobID:
+        """Return the identity of the session."""
+        from .ids import JobID
+
+        return JobID(JOB_BYTES)
+
+    def call_site(self) -> str:
+        """Return where the task was submitted: nobody notes it, so an empty text."""
+        return ""
+
+    def owner_address(self) -> bytes:
+        """Return where the owner can be reached: there is no address."""
+        return b""
+
+    def _on_completed(self, callback: Callable[[Any], Any]) -> None:
+        """Have a callback called with the value, or with the error, in whichever thread resolves the ref."""
+
+        def settled(future: Future[Any]) -> None:
+            error = future.exception()
+            callback(future.result() if error is None else error)
+
+        self.future().add_done_callback(settled)
+
+    @classmethod
+    def size(cls) -> int:
+        """Return how many bytes an identity has."""
+        return ID_BYTES
+
+    @classmethod
+    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+        """Return the ref whose identity this is; of an unknown one `get` raises `ObjectLostError`.
+
+        An identity does not keep its value: hold the ref itself for as long as you need it.
+
+        Raises:
+            TypeError: it is not `bytes`.
+            ValueError: it does not have 28 bytes.
+        """
+        from .named_ref import find_ref
+
+        return find_ref(binary)
+
+    @classmethod
+    def from_hex(cls, text: str) -> ObjectRef[Any]:
+        """Return the ref whose identity is written like this, as `from_binary` does."""
+        return cls.from_binary(bytes.fromhex(text))
+
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """Return a ref to nothing."""
+        import os
+
+        return cls.from_binary(os.urandom(ID_BYTES))
+
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """Return the ref that stands for none."""
+        return cls.from_binary(b"\xff" * ID_BYTES)
 
     def __reduce__(self) -> tuple[Any, ...]:
         identity = _identity(self)
@@ -143,6 +229,11 @@ def restore(identity: int) -> ObjectRef[Any]:
     if hooks.restore is None:
         raise _no_engine("unpickling an ObjectRef")
     return hooks.restore(identity)
+
+
+def actor_bytes(identity: int) -> bytes:
+    """Return the identity of an actor as 16 bytes: its own and the job's."""
+    return identity.to_bytes(12, "little") + JOB_BYTES
 
 
 def _identity(ref: ObjectRef[Any]) -> int:

@@ -12,6 +12,7 @@ import os
 from ..api import context
 from ..engine import current
 from ..engine.wire import control
+from ..objects.ref import actor_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,9 +191,32 @@ def list_jobs(
 def list_actors(
     address: str | None = None, filters: Filters = None, limit: int = LIMIT, **_: Any
 ) -> list[State]:
-    """Return the actors: none."""
-    _driver()
-    return _select([], filters, limit)
+    """Return the actors that are alive and the last that have died; arguments as for `list_tasks`.
+
+    `state` is `PENDING_CREATION`, `ALIVE`, `RESTARTING` or `DEAD`, and then `death_cause` says why.
+    """
+    engine = _driver()
+    with engine.turn:
+        found = engine.actors.listed()
+    return _select([_actor_row(facts) for facts in found], filters, limit)
+
+
+def summarize_actors(address: str | None = None, **_: Any) -> dict[str, Any]:
+    """Return how many actors of each class there are in each state."""
+    summary: dict[str, Any] = {}
+    rows = list_actors(limit=1 << 62)
+    for row in rows:
+        entry = summary.setdefault(row["class_name"], {"class_name": row["class_name"], "state_counts": {}})
+        counts = entry["state_counts"]
+        counts[row["state"]] = counts.get(row["state"], 0) + 1
+    return {"cluster": {"summary": summary, "total_actors": len(rows), "summary_by": "class"}}
+
+
+def get_actor(id: str | Any, address: str | None = None, **_: Any) -> State | None:
+    """Return the actor of this identity, None if it is not known (any more)."""
+    text = id.hex() if hasattr(id, "hex") else str(id)
+    found = list_actors(filters=[("actor_id", "=", text)], limit=1)
+    return found[0] if found else None
 
 
 def list_placement_groups(
@@ -255,7 +279,7 @@ def _sent(engine: Any) -> Iterator[State]:
                 elif is_current and index <= running:
                     state = "RUNNING"
                 task_id = context.task_id(handle.pid, batch.seq, batch.first + index)
-                yield _row(spec.name, state, task_id, handle.pid)
+                yield _row(spec.name, state, task_id, handle.pid, handle.actor)
 
 
 def _unsent(engine: Any) -> Iterator[State]:
@@ -263,24 +287,51 @@ def _unsent(engine: Any) -> Iterator[State]:
     for spec in engine.submissions.specs():
         for _ in range(len(spec.open)):
             yield _row(spec.name, "PENDING_NODE_ASSIGNMENT", "", None)
+    for actor in engine.actors.by_id.values():
+        for ref in actor.refs():
+            name = getattr(ref._state, "name", None)
+            if name is not None:
+                yield _row(name, "PENDING_NODE_ASSIGNMENT", "", None, actor)
     waiting: dict[Any, None] = {}
     for refs in engine.results.dependents.values():
         waiting.update(dict.fromkeys(refs))
     for ref in waiting:
         name = getattr(ref._state, "name", None)
-        if name is not None:
+        if name is not None and ref._state.actor is None:
             yield _row(name, "PENDING_ARGS_AVAIL", "", None)
 
 
-def _row(name: str, state: str, task_id: str, pid: int | None) -> State:
+def _actor_row(facts: Any) -> State:
+    why = {"actor_died_error_context": {"error_message": facts.error}}
+    return State(
+        actor_id=actor_bytes(facts.id).hex(),
+        class_name=facts.class_name,
+        state=facts.state,
+        job_id=context.JOB_ID,
+        name=facts.name,
+        node_id=context.node_id() if facts.pid else None,
+        pid=facts.pid,
+        ray_namespace=facts.namespace,
+        serialized_runtime_env="{}",
+        required_resources={"CPU": facts.num_cpus} if facts.num_cpus else {},
+        death_cause=why if facts.error else None,
+        is_detached=facts.is_detached,
+        placement_group_id=None,
+        repr_name="",
+        num_restarts=str(facts.num_restarts),
+    )
+
+
+def _row(name: str, state: str, task_id: str, pid: int | None, actor: Any = None) -> State:
+    kind = "ACTOR_CREATION_TASK" if name.endswith(".__init__") else "ACTOR_TASK"
     return State(
         task_id=task_id,
         attempt_number=0,
         name=name,
         state=state,
         job_id=context.JOB_ID,
-        actor_id=None,
-        type="NORMAL_TASK",
+        actor_id=None if actor is None else actor_bytes(actor.id).hex(),
+        type="NORMAL_TASK" if actor is None else kind,
         func_or_class_name=name,
         parent_task_id="",
         node_id=None if pid is None else context.node_id(),

@@ -12,11 +12,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ...errors import ActorError
+    from ...errors import GrainwiseError
     from ..calls import ActorOptions, MethodOptions
     from ..processes.pool import WorkerHandle
     from ..wire.tasks import Call
     from .actors import Actors
+    from .environment import Environment
+    from .reserved import Lease
 
 NEW = 0  # no process yet
 STARTING = 1  # its process is to make it
@@ -43,6 +45,41 @@ class ActorRef(ObjectRef["Any"]):
             pass  # never finished
 
 
+class ActorFacts:
+    """What listings show of an actor; it outlives the actor.
+
+    Attributes:
+        id: its identity.
+        class_name, name, namespace: how it is called; an empty name for none.
+        state: "PENDING_CREATION", "ALIVE", "RESTARTING" or "DEAD".
+        pid: its process, 0 if there is none.
+        num_cpus: what it occupies.
+        is_detached: it does not end with its handles.
+        num_restarts: how often it was made again.
+        error: why it is dead, empty if it is not.
+    """
+
+    __slots__ = (
+        "class_name", "error", "id", "is_detached", "name", "namespace", "num_cpus", "num_restarts", "pid",
+        "state",
+    )  # fmt: skip
+
+    def __init__(
+        self, identity: int, class_name: str, name: str, namespace: str, state: str, pid: int,
+        num_cpus: float, is_detached: bool, num_restarts: int, error: str,
+    ) -> None:  # fmt: skip
+        self.id = identity
+        self.class_name = class_name
+        self.name = name
+        self.namespace = namespace
+        self.state = state
+        self.pid = pid
+        self.num_cpus = num_cpus
+        self.is_detached = is_detached
+        self.num_restarts = num_restarts
+        self.error = error
+
+
 class Actor:
     """See the module docstring. Changes under the engine's turn; anyone may append to `open`.
 
@@ -64,13 +101,14 @@ class Actor:
         is_dropped: the last handle is gone: it ends with its last call.
         is_leaving: it ends itself: why.
         is_starting: the ref of its constructor's call, until that has ended.
-        is_reserved: it occupies its CPUs; is_lending: it waits for others, which may have them.
+        environment: that of its process, None for the program's own.
+        lease: what it occupies, if that is anything.
     """
 
     __slots__ = (
-        "__weakref__", "creation", "error", "function", "handle", "has_calls", "held", "id",
-        "is_concurrent", "is_dropped", "is_leaving", "is_lending", "is_reserved", "is_starting", "keep",
-        "num_restarts", "open", "options", "ref", "send_at", "specs", "state",
+        "__weakref__", "creation", "environment", "error", "function", "handle", "has_calls", "held", "id",
+        "is_concurrent", "is_dropped", "is_leaving", "is_starting", "keep", "lease", "num_restarts",
+        "open", "options", "ref", "send_at", "specs", "state",
     )  # fmt: skip
 
     def __init__(self, identity: int, function: Function, options: ActorOptions, creation: Call) -> None:
@@ -80,8 +118,9 @@ class Actor:
         self.is_concurrent = options.is_concurrent()
         self.creation: Call | None = creation
         self.state = NEW
-        self.error: ActorError | None = None
+        self.error: GrainwiseError | None = None
         self.handle: WorkerHandle | None = None
+        self.environment: Environment | None = None
         self.open: deque[ObjectRef[Any]] = deque()
         self.send_at = 1
         self.has_calls = False
@@ -92,8 +131,7 @@ class Actor:
         self.keep: ActorRef | None = None
         self.is_dropped = False
         self.is_leaving = ""
-        self.is_reserved = False
-        self.is_lending = False
+        self.lease: Lease | None = None
         self.is_starting: ObjectRef[Any] | None = None
 
     def spec_of(self, options: MethodOptions) -> TaskSpec:
@@ -136,6 +174,10 @@ class Actor:
             self.keep = ref
         return ref
 
+    def is_waiting_for_lease(self) -> bool:
+        """Say whether it can't begin before it has what it is to occupy."""
+        return self.state == NEW and self.lease is None
+
     def may_restart(self) -> bool:
         """Say whether it is made again when its process dies now."""
         if self.state == DEAD or self.is_leaving:
@@ -145,6 +187,25 @@ class Actor:
     def key_of(self, ref: ObjectRef[Any], call: Call) -> Any:
         """Return under what a call that waits is held."""
         return ref if self.is_concurrent else call.caller
+
+    def num_pending(self) -> int:
+        """Return how many of its calls have not ended."""
+        batches = () if self.handle is None else tuple(self.handle.batches.values())
+        sent = [ref for batch in batches for ref in batch.refs[batch.base : batch.stop]]
+        return sum(
+            ref._state.__class__ is TaskSpec and ref is not self.is_starting for ref in (*sent, *self.refs())
+        )
+
+    def facts(self) -> ActorFacts:
+        """Return what listings show of it."""
+        options = self.options
+        restarting = "RESTARTING" if self.num_restarts else "PENDING_CREATION"
+        state = {DEAD: "DEAD", ALIVE: "ALIVE"}.get(self.state, restarting)
+        pid = 0 if self.handle is None else self.handle.pid
+        return ActorFacts(
+            self.id, options.class_name, options.name, options.namespace, state, pid, options.num_cpus,
+            options.is_detached, self.num_restarts, "" if self.error is None else str(self.error),
+        )  # fmt: skip
 
     def refs(self) -> list[ObjectRef[Any]]:
         """Return all its calls that are not sent."""

@@ -5,7 +5,9 @@ All of it happens under the engine's turn.
 
 from __future__ import annotations
 
-from ...errors import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ...errors import ActorDiedError, ActorUnavailableError, GrainwiseError, TaskCancelledError
+from ...objects.ref import actor_bytes
+from ..wire import control
 from ..wire.tasks import CANCEL_CALL, EXIT, Call, TaskSpec
 from . import crash
 from .actor import DEAD, NEW
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
 
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
-    from .actor import Actor, ActorRef
+    from .actor import Actor, ActorFacts, ActorRef
     from .batches import SentBatch
     from .engine import Engine
+
+
+_DROPPED = "all references to it were removed, its last handle is gone"
 
 
 class ActorEnds:
@@ -30,14 +35,13 @@ class ActorEnds:
         active: those with something in their queue, or without a process that they could have.
         by_id: those that are not dead.
         names: those that can be found, by namespace and name.
-        reserved_cpus: what they occupy together.
     """
 
     engine: Engine
     active: dict[Actor, None]
     by_id: dict[int, Actor]
     names: dict[tuple[str, str], Actor]
-    reserved_cpus: float
+    ended: deque[ActorFacts]
     _dropped: deque[int]
     _dead: weakref.WeakKeyDictionary[ActorRef, Actor]
 
@@ -61,13 +65,13 @@ class ActorEnds:
         """End an actor that nobody can call any more, behind its last call."""
         if actor.state == DEAD or actor.open or actor.held or actor.state == NEW:
             if actor.state == NEW and not actor.open and not actor.held and actor.handle is None:
-                self.die(actor, self._died(actor, "its last handle is gone"))
+                self.die(actor, self._died(actor, _DROPPED))
             return
         handle = actor.handle
         if handle is None or handle.batches:
             return
         self.engine.dispatcher.post(handle, (EXIT,))
-        self.die(actor, self._died(actor, "its last handle is gone"), is_ending=True)
+        self.die(actor, self._died(actor, _DROPPED), is_ending=True)
 
     def end_gracefully(self, actor: Actor, why: str) -> None:
         """An actor ends itself, and says why; its process is on its way out."""
@@ -87,13 +91,14 @@ class ActorEnds:
         elif handle is not None:
             self.engine.pool.kill(handle)
 
-    def die(self, actor: Actor, error: ActorDiedError, *, is_ending: bool = False) -> None:
+    def die(self, actor: Actor, error: GrainwiseError, *, is_ending: bool = False) -> None:
         """End an actor for good: all its calls fail, and all later ones."""
         if actor.state == DEAD:
             return
         engine = self.engine
         actor.state = DEAD
         actor.error = error
+        self.ended.append(actor.facts())
         actor.send_at = 0
         self.by_id.pop(actor.id, None)
         ref = actor.ref()
@@ -143,11 +148,9 @@ class ActorEnds:
             actor.keep = None
 
     def _unreserve(self, actor: Actor) -> None:
-        if actor.is_reserved:
-            self.lend(actor, False)
-            actor.is_reserved = False
-            self.reserved_cpus -= actor.options.num_cpus
-            self.engine.dispatcher.policy.reserve(-actor.options.num_cpus)
+        lease, actor.lease = actor.lease, None
+        if lease is not None:
+            self.engine.reserved.release(lease)
             for other in self.by_id.values():
                 if other.state == NEW:
                     self.active[other] = None
@@ -184,7 +187,7 @@ class ActorEnds:
         starting = actor.is_starting
         was_crash = not actor.is_leaving
         if not handle.is_up:  # it never was one
-            may_restart = not engine.pool.note_start_failure()
+            may_restart = not engine.environments.gives_up(handle.environment, crash.last_lines(handle))
         else:
             may_restart = actor.may_restart()
             actor.num_restarts += may_restart
@@ -192,15 +195,26 @@ class ActorEnds:
             engine.counters.crashes += 1
             engine.record.crashed(handle.uid)
         if not may_restart:
-            died = self._died(actor, actor.is_leaving or "its process died", handle)
-            for ref in (*begun, *rest):
+            why = actor.is_leaving or "its process died"
+            environment = actor.environment
+            if handle.verdict is not None:
+                why = str(handle.verdict.error).partition("\n")[0]
+            died: GrainwiseError = self._died(actor, why, handle)
+            if handle.verdict is not None:
+                died.__cause__ = handle.verdict.error
+            elif not handle.is_up and environment is not None and environment.error is not None:
+                died = environment.error
+            for ref in begun:
+                engine.results.fail(ref, died if handle.verdict is None else handle.verdict.error)
+            for ref in rest:
                 engine.results.fail(ref, died)
             self.die(actor, died)
             return
         error = ActorUnavailableError(
-            f"actor {actor.options.class_name!r} died while it ran this call and is being restarted - "
-            f"{self._story(actor, handle)} - set max_task_retries if it is safe to run calls again",
-            actor_name=actor.options.class_name, actor_id=f"{actor.id:032x}", pid=handle.pid or None,
+            f"The actor is temporarily unavailable - actor {actor.options.class_name!r} died while it ran "
+            f"this call and is being restarted - {self._story(actor, handle)} - set max_task_retries if it "
+            f"is safe to run calls again",
+            actor_name=actor.options.class_name, actor_id=actor_bytes(actor.id).hex(), pid=handle.pid or None,
         )  # fmt: skip
         again: list[ObjectRef[Any]] = []
         last = begun[-1] if begun else None
@@ -212,13 +226,13 @@ class ActorEnds:
             if spec.max_retries and (is_free or engine.results.charge(spec, ref)):
                 again.append(ref)
             else:
-                engine.results.fail(ref, error)
+                engine.results.fail(ref, error if handle.verdict is None else handle.verdict.error)
         engine.dispatcher.queue_first([ref for ref in (*again, *rest) if ref is not starting])
         actor.is_starting = None
         if starting is not None:
             engine.results.watchers.pop(starting, None)
         if actor.is_dropped and not actor.open and not actor.held:
-            self.die(actor, self._died(actor, "its last handle is gone"))
+            self.die(actor, self._died(actor, _DROPPED))
             return
         self._make(actor)
 
@@ -230,9 +244,10 @@ class ActorEnds:
         if handle is not None and handle.is_exited:
             detail = crash.last_lines(handle)
         return ActorDiedError(
-            f"actor {name!r} does not answer any more - {why}{story}" + (f"\n{detail}" if detail else ""),
+            f"The actor died - actor {name!r} does not answer any more: {why}{story}"
+            + (f"\n{detail}" if detail else ""),
             actor_name=name,
-            actor_id=f"{actor.id:032x}",
+            actor_id=actor_bytes(actor.id).hex(),
             pid=handle.pid or None if handle is not None else None,
             detail=detail,
         )
@@ -246,10 +261,8 @@ class ActorEnds:
 
     def lend(self, actor: Actor, is_waiting: bool) -> None:
         """An actor's call waits for others, or goes on: meanwhile the CPUs that it has are others'."""
-        if is_waiting != actor.is_lending and actor.is_reserved:
-            actor.is_lending = is_waiting
-            cpus = actor.options.num_cpus
-            self.engine.dispatcher.policy.reserve(-cpus if is_waiting else cpus)
+        if actor.lease is not None:
+            self.engine.reserved.lend(actor.lease, is_waiting)
 
     # -- cancelling ------------------------------------------------------------------------------------
 
@@ -272,10 +285,12 @@ class ActorEnds:
                 self.engine.dispatcher.post(handle, (CANCEL_CALL, batch.seq, index))
                 if actor.options.is_async:
                     return
-            elif not self._take_back(handle, batches[number + 1 :], batch, index) and recursive:
-                batch.cancelled.add(index)
-                for child in list((batch.children or {}).get(index, ())):
-                    crash.cancel(self.engine, child, force=False, recursive=True)
+            elif not self._take_back(handle, batches[number + 1 :], batch, index):
+                handle.words[control.TOLD] = (batch.seq << 32 | index) + 1
+                if recursive:
+                    batch.cancelled.add(index)
+                    for child in list((batch.children or {}).get(index, ())):
+                        crash.cancel(self.engine, child, force=False, recursive=True)
             break
         self.engine.results.fail(ref, error)
         if call.__class__ is Call:

@@ -73,12 +73,12 @@ class ActorSending(ActorEnds):
             if handle is None:
                 return
             actor.state = STARTING
-            if actor.is_concurrent:
-                options = actor.options
-                self.engine.dispatcher.post(
-                    handle,
-                    (ACT, options.class_name, options.is_async, options.max_concurrency, options.groups),
-                )
+            options = actor.options
+            facts = (actor.id, options.name, options.namespace, actor.num_restarts)
+            at_once = (options.is_async, options.max_concurrency, options.groups)
+            self.engine.dispatcher.post(
+                handle, (ACT, options.class_name, facts, at_once if actor.is_concurrent else None)
+            )
             self._post(actor, handle, [ref], CREATES)
         handle = actor.handle
         assert handle is not None

@@ -31,14 +31,17 @@ from ...errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
     EngineClosedError,
-    InfeasibleTaskError,
     WorkerStartError,
 )  # fmt: skip
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, pack
-from ...objects.ref import FAILED, PACKED, ObjectRef
+from ...objects.ref import FAILED, PACKED, ObjectRef, actor_bytes
+from ..calls import pending_limit
+from ..needs import is_special, normal
+from ..signatures import Signature
 from ..wire.tasks import Call, TaskSpec
-from .actor import ALIVE, DEAD, NEW, Actor, ActorRef
+from .actor import ALIVE, DEAD, NEW, Actor, ActorFacts, ActorRef
 from .actor_sending import ActorSending
+from .environment import FAILED as FAILED_TO_MAKE
 from .submissions import point_to
 
 TYPE_CHECKING = False
@@ -51,8 +54,11 @@ if TYPE_CHECKING:
     from ..processes.pool import WorkerHandle
     from ..wire.tasks import Function
     from .engine import Engine
+    from .environment import Environment
 
 _new_ref = ObjectRef.__new__
+MAX_ENDED = 1000
+"""Dead actors that listings still show."""
 
 
 class Actors(ActorSending):
@@ -62,6 +68,7 @@ class Actors(ActorSending):
         active: those with something in their queue, or without a process that they could have.
         by_id: those that are not dead.
         names: those that can be found, by namespace and name.
+        ended: the last that have died, for listings.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -70,7 +77,7 @@ class Actors(ActorSending):
         self.missed: deque[Actor] = deque()
         self.by_id: dict[int, Actor] = {}
         self.names: dict[tuple[str, str], Actor] = {}
-        self.reserved_cpus = 0.0
+        self.ended: deque[ActorFacts] = deque(maxlen=MAX_ENDED)
         self._dropped: deque[int] = deque()
         self._dead: weakref.WeakKeyDictionary[ActorRef, Actor] = weakref.WeakKeyDictionary()
 
@@ -107,32 +114,33 @@ class Actors(ActorSending):
         call, _, has_refs = engine.submissions.pack_call(args, kwargs, None, name)
         with engine.turn:
             engine.check_open()
-            ref = self.add(engine.borders.new_identity(), function, options, call, has_refs=has_refs)
+            ref = self.add(
+                engine.borders.new_identity(), function, options, call, has_refs=has_refs,
+                parent=engine.environments.own,
+            )  # fmt: skip
         engine.backstop.wake()
         return ref, options.description
 
     def add(
-        self, identity: int, function: Function, options: ActorOptions, call: Call, *, has_refs: bool
-    ) -> ActorRef:
-        """Enter a new actor and start it.
+        self, identity: int, function: Function, options: ActorOptions, call: Call, *, has_refs: bool,
+        parent: Environment | None,
+    ) -> ActorRef:  # fmt: skip
+        """Enter a new actor and start it; `parent` is the environment of who has made it.
 
         Raises:
-            InfeasibleTaskError: more CPUs are asked for than the engine has.
+            InfeasibleTaskError: more is asked for than the engine has.
             ActorAlreadyExistsError: the name is taken.
         """
-        have = self.engine.settings.num_cpus
-        if options.num_cpus > have:
-            raise InfeasibleTaskError(
-                f"actor {options.class_name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
-                f"{have:g}, which is what the engine has"
-            )
+        options.needs = normal(options.needs)
+        self.engine.reserved.check_feasible(options.num_cpus, options.needs, f"actor {options.class_name!r}")
         key = (options.namespace, options.name)
         if options.name and self._find(options.name, options.namespace) is not None:
             raise ActorAlreadyExistsError(
-                f"an actor named {options.name!r} exists already in namespace {options.namespace!r} - "
-                f"expected a free name - use get_if_exists=True to take the one that exists"
+                f"The name {options.name} (namespace={options.namespace}) is already taken, its actor "
+                f"exists already - expected a free one - use get_if_exists=True to take that actor"
             )
         actor = Actor(identity, function, options, call)
+        actor.environment = self.engine.environments.of(parent, options.runtime_env)
         ref = actor.new_ref(self)
         self.by_id[identity] = actor
         if options.name:
@@ -165,10 +173,12 @@ class Actors(ActorSending):
         if ref._state == FAILED:
             error = ref._value
             made = ActorDiedError(
-                f"actor {actor.options.class_name!r} was never made - its constructor failed: "
+                f"The actor died because of an error raised in its creation task - actor "
+                f"{actor.options.class_name!r} was never made, its constructor failed: "
                 f"{type(error).__name__}: {error}"[:2000],
                 actor_name=actor.options.class_name,
-                actor_id=f"{actor.id:032x}",
+                actor_init_failed=True,
+                actor_id=actor_bytes(actor.id).hex(),
                 pid=getattr(error, "pid", None),
                 detail=str(getattr(error, "traceback_text", "")),
             )
@@ -181,22 +191,31 @@ class Actors(ActorSending):
         self.active[actor] = None
 
     def _place(self, actor: Actor) -> WorkerHandle | None:
-        """Start an actor's process, once there are CPUs for it."""
-        cpus = actor.options.num_cpus
-        engine = self.engine
-        if cpus and not actor.is_reserved:
-            if self.reserved_cpus + cpus > engine.settings.num_cpus + 1e-9:
-                return None  # until another actor ends
-            actor.is_reserved = True
-            self.reserved_cpus += cpus
-            engine.dispatcher.policy.reserve(cpus)
+        """Start an actor's process, once there is what it occupies, and its environment."""
+        engine, options, environment = self.engine, actor.options, actor.environment
+        if environment is not None and not engine.environments.is_there(environment):
+            if environment.error is not None and environment.state == FAILED_TO_MAKE:
+                self.die(actor, environment.error)
+            return None
+        if actor.lease is None and (options.num_cpus or is_special(options.needs)):
+            error = engine.reserved.removed(options.needs, "actor")
+            if error is not None:
+                self.die(actor, error)
+                return None
+            engine.dispatcher.is_reserving = True
+            actor.lease = engine.reserved.admit(actor, options.num_cpus, options.needs)
+            if actor.lease is None:
+                return None  # until others have ended
         try:
-            handle = engine.pool.start_worker(-1)
+            handle = engine.pool.start_worker(-1, environment)
         except (OSError, WorkerStartError) as error:
             self.die(actor, self._died(actor, f"its process could not be started: {error}"))
             return None
         handle.actor = actor
         actor.handle = handle
+        if actor.lease is not None:
+            handle.limit_bytes = actor.lease.limit_bytes()
+            engine.reserved.equip(handle, actor.lease)
         return handle
 
     # -- finding ---------------------------------------------------------------------------------------
@@ -215,8 +234,8 @@ class Actors(ActorSending):
         ref = self._find(name, namespace)
         if ref is None:
             raise ValueError(
-                f"there is no actor named {name!r} in namespace {namespace!r} - expected one that was made "
-                f"with options(name=...) and is alive"
+                f"Failed to look up actor with name {name!r} in namespace {namespace!r} - expected one that "
+                f"was made there with options(name=...) and is alive"
             )
         return ref, self.by_id[ref._id].options.description
 
@@ -228,15 +247,46 @@ class Actors(ActorSending):
         """Return a ref and its description as they travel."""
         return pack((ref, self.by_id[ref._id].options.description), self.engine.store)
 
-    def answer_find(self, handle: WorkerHandle, identity: int, name: str, namespace: str) -> None:
-        """Answer a worker that looks for an actor."""
+    def answer_find(
+        self, handle: WorkerHandle, identity: int, which: str | int | None, namespace: str
+    ) -> None:
+        """Answer a worker that looks for an actor by name, for itself by identity, or for all (None)."""
         answer: ObjectRef[Any] = _new_ref(ObjectRef)
         answer._id = identity
         try:
-            answer._value, answer._state = self.describe(self.find(name, namespace)[0]), PACKED
-        except ValueError as error:
+            if which is None:
+                found = pack(self.named(namespace or None), self.engine.store)
+            elif isinstance(which, int):
+                found = self.describe(self._ref_again(which))
+            else:
+                found = self.describe(self.find(which, namespace)[0])
+            answer._value, answer._state = found, PACKED
+        except (ValueError, ActorDiedError) as error:
             answer._value, answer._state = error, FAILED
         self.engine.borders.lend_ref(answer, handle)
+
+    def named(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Return namespace and name of each actor that can be found, in one namespace or in all."""
+        return [key for key in self.names if namespace is None or key[0] == namespace]
+
+    def listed(self) -> list[ActorFacts]:
+        """Return what listings show: all that are alive, and the last that have died."""
+        return [*(actor.facts() for actor in self.by_id.values()), *self.ended]
+
+    def _ref_again(self, identity: int) -> ActorRef:
+        """Return the ref of a live actor; the last handle may be gone while its last call runs.
+
+        Raises:
+            ActorDiedError: it is dead.
+        """
+        actor = self.by_id.get(identity)
+        if actor is None:
+            raise ActorDiedError(actor_id=actor_bytes(identity).hex())
+        known: ActorRef | None = actor.ref()
+        if known is not None:
+            return known
+        actor.is_dropped = False
+        return actor.new_ref(self)
 
     # -- calls -----------------------------------------------------------------------------------------
 
@@ -249,16 +299,22 @@ class Actors(ActorSending):
         engine = self.engine
         actor = self._actor_of(handle_ref)
         spec = actor.spec_of(options)
+        limit_pending = options.max_pending
         submissions = engine.submissions
+        signature = Signature(options.signature, options.method)
+        check, least, most = signature.check, signature.least, signature.most
 
         held = actor, handle_ref  # whoever keeps this keeps the actor
 
         def slow(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
             actor = held[0]
+            if limit_pending >= 0:
+                self._check_pending(actor, limit_pending, spec.name)
             call, _, has_refs = submissions.pack_call(args, kwargs, spec.function.code, spec.name)
             return self.submit(actor, spec, call, has_refs)
 
-        if options.num_returns != 1:
+        if options.num_returns != 1 or least > 1 or limit_pending >= 0:
             return slow
         queue = actor.open
         append, wake = queue.append, engine.wake_actor
@@ -270,12 +326,14 @@ class Actors(ActorSending):
             if kwargs:
                 return slow(*args, **kwargs)
             if args:
-                if size(args) != 1:
+                if size(args) != 1 or not most:
                     return slow(*args)
                 (value,) = args
                 value_kind = kind_of(value)
                 if value_kind not in atoms and (value_kind not in texts or size(value) > limit):
                     return slow(*args)
+            elif least:
+                return slow()
             else:
                 value = nothing
             ref = new(kind)
@@ -297,7 +355,7 @@ class Actors(ActorSending):
 
     def enter(self, actor: Actor, spec: TaskSpec, call: Call, refs: list[ObjectRef[Any]]) -> ObjectRef[Any]:
         """Take a call that a worker has submitted, with the refs that it made; return what stands for it."""
-        if spec.num_returns == 1:
+        if spec.num_returns == 1 or spec.num_returns < 0:
             ref = refs[0]
         else:
             ref = _new_ref(ObjectRef)
@@ -318,6 +376,20 @@ class Actors(ActorSending):
             )
         return actor
 
+    def _check_pending(self, actor: Actor, most: int, name: str) -> None:
+        """Refuse a call of an actor that has as many under way as it may have.
+
+        Raises:
+            PendingCallsLimitExceeded: it has.
+        """
+
+        def is_free() -> bool:
+            with self.engine.turn:
+                return actor.num_pending() < most
+
+        if not is_free() and not self.engine.wait_until(is_free, 0):
+            raise pending_limit(name, most)
+
     def submit(self, actor: Actor, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
         """Queue a call; return its ref, its refs or None. Takes the turn itself where that is needed."""
         ref: ObjectRef[Any] = _new_ref(ObjectRef)
@@ -325,7 +397,9 @@ class Actors(ActorSending):
         ref._state = spec
         actor.has_calls = spec.has_calls = True
         result: Any = ref
-        if spec.num_returns != 1:
+        if spec.num_returns < 0:
+            result = self.engine.streams.open(spec, ref, call)
+        elif spec.num_returns != 1:
             call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
             point_to(call.outs, spec, ref)
             result = list(call.outs) if call.outs else None

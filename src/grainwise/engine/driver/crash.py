@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
+    from ..processes.template_handle import TemplateHandle
     from .batches import SentBatch
     from .engine import Engine
     from .runs import Run
@@ -38,6 +39,25 @@ _SIGINT = int(_signal.SIGINT)
 _SIGURG = int(_signal.SIGURG)
 _KILLED = 9
 UNCLAIM_S = 0.02
+
+
+class Verdict:
+    """Why we kill a process, and what becomes of the item that it runs.
+
+    Attributes:
+        error: what the item fails with, unless it runs again.
+        item: batch and index of the one that was meant; another one that has begun since may not be blamed.
+        again_s: it runs again, uncharged, after so long; None for never.
+    """
+
+    __slots__ = ("again_s", "error", "item")
+
+    def __init__(
+        self, error: GrainwiseError, item: tuple[int, int] | None = None, again_s: float | None = None
+    ) -> None:
+        self.error = error
+        self.item = item
+        self.again_s = again_s
 
 
 # -- processes -----------------------------------------------------------------------------------------
@@ -55,15 +75,18 @@ def on_template_message(engine: Engine, message: tuple[int, int, int, int]) -> N
         _worker_ended(engine, handle, status)
 
 
-def on_template_lost(engine: Engine) -> None:
-    """The template has ended, and its workers with it: start anew, unless it does so again and again."""
-    detail = engine.pool.template_output()
-    engine.pool.lose_template()
-    has_failed = engine.pool.note_start_failure()
+def on_template_lost(engine: Engine, template: TemplateHandle) -> None:
+    """A template has ended, and its workers with it: start anew, unless it does so again and again."""
+    detail = template.output()
+    engine.pool.lose_template(template)
+    has_failed = engine.environments.gives_up(
+        template.environment, detail, is_certain=template.environment is not None and not template.is_booted
+    )
     for handle in list(engine.pool.workers.values()):
-        handle.is_up = True  # not its own failure to start
-        _worker_ended(engine, handle, _KILLED)
-    if has_failed:
+        if handle.template is template:
+            handle.is_up = template.is_booted or template.environment is None  # not its own failure to start
+            _worker_ended(engine, handle, _KILLED)
+    if has_failed and template.environment is None:
         fail_everything(engine, WorkerStartError(detail=detail))
 
 
@@ -91,19 +114,20 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     for batch in reversed(list(handle.batches.values())):
         engine.record.lost(batch.stop - batch.base)
         blames_task |= _settle(engine, handle, batch, started if batch.seq == running else None)
+    engine.reserved.died(handle)
     detail = "" if handle.is_up else _last_words(engine, handle)
     engine.dispatcher.policy.died(handle.number)
     engine.dispatcher.by_number.pop(handle.number, None)
     engine.borders.end_loans(handle)
     engine.pool.remove(handle)
-    if not (handle.is_up and blames_task) and engine.pool.note_start_failure():
-        fail_everything(engine, WorkerStartError(detail=detail or _last_words(engine, handle)))
+    if not (handle.is_up and blames_task):
+        engine.environments.note_start_failure(handle.environment, detail or _last_words(engine, handle))
 
 
 def _last_words(engine: Engine, handle: WorkerHandle) -> str:
     if handle.status < 0:
         return f"fork failed: {os.strerror(-handle.status)}"
-    words = handle.last_words or engine.pool.template_output()
+    words = handle.last_words or handle.template.output()
     return words or f"no output; {how_it_ended(handle.status)}"
 
 
@@ -121,6 +145,11 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
     if started is not None and batch.base <= started < batch.stop:
         suspect = batch.refs[started]
         spec = batch.spec_at(started)
+        if handle.verdict is not None:
+            _carry_out(engine, handle.verdict, batch, started)
+            rest.remove(suspect)
+            engine.dispatcher.queue_first(rest)
+            return True
         if handle.words[control.IN_CHILD]:
             # It ran a child of its own: not its doing. Next time it leaves them to us, and we learn which.
             spec.sends_children = True
@@ -139,6 +168,19 @@ def _settle(engine: Engine, handle: WorkerHandle, batch: SentBatch, started: int
     return found
 
 
+def _carry_out(engine: Engine, verdict: Verdict, batch: SentBatch, started: int) -> None:
+    """Do to the running item of a process that we have killed what was decided."""
+    suspect, spec = batch.refs[started], batch.spec_at(started)
+    if suspect._state.__class__ is not TaskSpec:
+        return
+    if verdict.item not in (None, (batch.seq, started)) and spec.max_retries:
+        engine.dispatcher.queue_first([suspect])
+    elif verdict.again_s is not None:
+        engine.memory.put_off(suspect, verdict.again_s)
+    else:
+        engine.results.fail(suspect, verdict.error)
+
+
 def _settle_run(
     engine: Engine, handle: WorkerHandle, batch: SentBatch, run: Run, started: int | None
 ) -> bool:
@@ -155,7 +197,8 @@ def _settle_run(
         return bool(batch.is_blocked or in_child)
     run.put_back(batch, started + 1, batch.stop)
     run.put_back(batch, batch.base, started)
-    run.died(batch, started, _crashed(handle, batch, started))
+    error = _crashed(handle, batch, started) if handle.verdict is None else handle.verdict.error
+    run.died(batch, started, error)
     return True
 
 
@@ -248,6 +291,7 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
                 if ref._state.__class__ is TaskSpec:
                     engine.results.fail(ref, error)
     engine.actors.fail_all(error)
+    engine.memory.fail_all(error)
     for spec in {*engine.submissions.specs(), *engine.dispatcher.active}:
         fail_queue(engine, spec, error)
     engine.leadership.wake()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
     from .engine import Engine
+    from .environment import Environment
 
 INLINE_BATCH_BYTES = 1 << 20
 """Arguments that travel inline with one batch."""
@@ -59,6 +60,7 @@ class Dispatcher(TakingBack):
         by_number: workers by the number that the policy gave them.
         num_sent: batches sent and not ended.
         has_unstarted: at the last look a worker was free and others had tasks that they had not begun.
+        is_reserving: something takes more than CPUs, see `reserved`.
     """
 
     def __init__(self, engine: Engine, num_cpus: float) -> None:
@@ -69,6 +71,7 @@ class Dispatcher(TakingBack):
         self.missed: deque[TaskSpec] = deque()
         self.num_sent = 0
         self.has_unstarted = False
+        self.is_reserving = False
         self.suspects: set[TaskSpec] = set()
         self.by_number: dict[int, WorkerHandle] = {}
 
@@ -97,9 +100,16 @@ class Dispatcher(TakingBack):
             policy.forget(dead_keys.popleft())
         if dead_functions:
             self.forget_functions()
+        if self.is_reserving:
+            self.engine.reserved.look()
         if active and not (waiting and len(active) == 1 and self._dispatch_lone()):
             specs: dict[Any, TaskSpec] = {}
+            unsettled = self.engine.environments.unsettled
+            held = self.engine.environments.hold(active) if unsettled else ()
             for spec in active:
+                if spec in held:
+                    policy.ready(spec.number, 0)
+                    continue
                 specs[spec.number] = spec
                 policy.ready(
                     spec.number,
@@ -110,6 +120,7 @@ class Dispatcher(TakingBack):
                     home=spec.home,
                     is_alone=spec.run is not None,
                     max_workers=0 if spec.run is None else spec.run.max_workers,
+                    environment=spec.environment,
                 )
             sends = policy.dispatch(waiting)
             try:
@@ -143,6 +154,8 @@ class Dispatcher(TakingBack):
         (spec,) = self.active
         if len(spec.open) != 1 or not spec.num_cpus or spec in self.suspects:
             return False
+        if spec.environment is not None and spec.environment in self.engine.environments.unsettled:
+            return False
         number = self.policy.lone(spec.number, spec.num_cpus)
         if number is None:
             return False
@@ -158,20 +171,20 @@ class Dispatcher(TakingBack):
         """Send tasks to the worker that the policy knows under a number, with what may follow them."""
         handle = self.by_number.get(send.worker)
         if handle is None:
-            handle = self._start(send.worker)
+            handle = self._start(send.worker, specs[send.parts[0][0]].environment)
         if handle is None or not handle.can_take():
             self._unsend(send, ())
             return
         first = specs[send.parts[0][0]]
         if first.run is not None:
-            self._send_run(handle, first, send)
+            self.send_run(handle, first, send)
             return
         refs: list[ObjectRef[Any]] = []
         parts: list[tuple[int, TaskSpec]] = []
         room = INLINE_BATCH_BYTES
         for key, count in send.parts:
             spec = specs[key]
-            taken, room = self._pop(spec, count, room)
+            taken, room = self.pop(spec, count, room)
             if len(taken) < count:
                 self.policy.returned(send.worker, key, count - len(taken))
             if taken:
@@ -223,8 +236,10 @@ class Dispatcher(TakingBack):
                 for other in found
                 if (follower := other._state).__class__ is TaskSpec
                 and follower.actor is None
+                and follower.needs is None
                 and not other._value.is_sent
                 and may_share(follower.num_cpus, first.num_cpus)
+                and follower.environment is first.environment
                 and follower not in suspects
                 and not follower.has_killed
                 and (not follower.max_retries) == each
@@ -249,19 +264,21 @@ class Dispatcher(TakingBack):
             specs.append(ref._state)
         return parts_of(specs)
 
-    def _start(self, number: int) -> WorkerHandle | None:
+    def _start(self, number: int, environment: Environment | None) -> WorkerHandle | None:
         """Start a worker; one that can't be started counts as one that failed to."""
         try:
-            handle = self.by_number[number] = self.engine.pool.start_worker(number)
+            handle = self.by_number[number] = self.engine.pool.start_worker(number, environment)
         except (OSError, WorkerStartError) as error:
             self.policy.died(number)
-            if self.engine.pool.note_start_failure():
-                detail = str(error)
-                crash.fail_everything(self.engine, WorkerStartError(detail=detail))
+            self.engine.environments.note_start_failure(environment, str(error))
             return None
+        for other in self.policy.crowd():
+            idle = self.by_number.get(other)
+            if idle is not None and not idle.waits:
+                crash.retire(self.engine, idle)
         return handle
 
-    def _pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:
+    def pop(self, spec: TaskSpec, count: int, room: int) -> tuple[list[ObjectRef[Any]], int]:
         """Take refs off a queue, passing over what was cancelled or sent otherwise.
 
         Returns:
@@ -320,8 +337,9 @@ class Dispatcher(TakingBack):
             has_calls = has_calls or spec.has_calls
             if not spec.max_retries:
                 flags |= EACH
-            if spec.num_cpus != 1 or spec.sends_children:
+            if spec.num_cpus != 1 or spec.sends_children or spec.needs is not None:
                 lends_cpu = 0
+                wire_parts[-1] += (spec.num_cpus,)
             begin = end
         if not flags & EACH:
             flags |= lends_cpu
@@ -349,7 +367,7 @@ class Dispatcher(TakingBack):
         batch = self.note_sent(handle, SentBatch(seq, refs, parts, flags, num_free))
         batch.calls = calls
 
-    def _send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
+    def send_run(self, handle: WorkerHandle, spec: TaskSpec, send: Send) -> None:
         """Send items of a run."""
         run = spec.run
         ((key, wanted),) = send.parts
@@ -373,9 +391,9 @@ class Dispatcher(TakingBack):
                 is_loose = False
                 lend = self.engine.borders.lender(handle)
                 values = [item.wire(lend) if item.__class__ is Call else item for item in items]
-            part = (count, spec.function.id, self._hint(spec), 1, spec.name)
+            part = (count, spec.function.id, self._hint(spec), 1, spec.name, spec.num_cpus)
             flags = item_flags & ~(CALLS | CAREFUL) | (
-                LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children else 0
+                LENDS_CPU if spec.num_cpus == 1 and not spec.sends_children and spec.needs is None else 0
             )
             _open_claims(handle, seq)
             if is_loose:

@@ -30,14 +30,18 @@ from ..processes.output import Output
 from ..wire import control
 from ..wire.channel import SPIN_S
 from ..wire.tasks import FREE, TaskSpec
-from . import crash
+from . import crash, questions
 from .actors import Actors
 from .backstop import Backstop
 from .borders import Borders
 from .deadlines import Deadlines
 from .dispatcher import Dispatcher
+from .environments import Environments
+from .memory_monitor import MemoryMonitor
+from .reserved import Reserved
 from .results import Results
 from .runs import Run
+from .streams import Streams
 from .submissions import Submissions
 from .turn import Leadership, Turn
 from .words import Words, freeze_daemon
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from ..calls import ActorOptions, MethodOptions
     from ..current import Exportable, Options
     from ..processes.pool import Pool
+    from ..processes.template_handle import TemplateHandle
     from .actor import Actor
 
 LATE_CHECK_S = 5e-3
@@ -84,7 +89,7 @@ class Counters:
 class Engine(Words):
     """One session of the library in the user's program. Thread-safe. See the module docstring."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, runtime_env: str = "") -> None:
         self.settings = settings
         self.is_closed = False
         self.is_exiting = False
@@ -103,11 +108,15 @@ class Engine(Words):
         self.borders = Borders(self.store)
         self.record.look = self._totals
         self.output = Output(self.pool)
+        self.environments = Environments(self, runtime_env)
         self.submissions = Submissions(self)
         self.dispatcher = Dispatcher(self, settings.num_cpus)
+        self.reserved = Reserved(self)
         self.actors = Actors(self)
+        self.streams = Streams(self)
         self.results = Results(self)
         self.deadlines = Deadlines(self)
+        self.memory = MemoryMonitor(self)
         self.backstop = Backstop(self)
         self.num_waiting = 0
         self.num_callbacks = 0
@@ -120,6 +129,7 @@ class Engine(Words):
         self.turn.shield()
         refs_module.hooks.identify = self.borders.identify
         refs_module.hooks.restore = self.borders.restore
+        refs_module.hooks.find = self.borders.refs.get
         refs_module.hooks.future = self.future
 
     def bind(
@@ -144,6 +154,12 @@ class Engine(Words):
         with self.turn:
             return self.actors.find(name, namespace)
 
+    def list_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Return namespace and name of each actor that can be found, in one namespace or in all."""
+        self.check_open()
+        with self.turn:
+            return self.actors.named(namespace)
+
     def kill_actor(self, ref: ObjectRef[Any], *, no_restart: bool) -> None:
         """End an actor's process, and the actor unless it may be restarted."""
         self.check_open()
@@ -151,6 +167,15 @@ class Engine(Words):
             self.actors.kill_by_id(ref._id, no_restart=no_restart)
         self.kick()
         self.run_callbacks()
+
+    def ask(self, what: str, *args: Any) -> Any:
+        """Answer a question, or do what is asked: see `questions`."""
+        self.check_open()
+        with self.turn:
+            found = questions.ANSWERS[what](self, *args)
+        self.kick()
+        self.run_callbacks()
+        return found
 
     def open_run(
         self, function: Exportable, options: Options, timeout_s: float | None, max_workers: int
@@ -225,7 +250,13 @@ class Engine(Words):
                 self._on_event(fd)
             self.deadlines.look()
             dispatcher = self.dispatcher
-            if dispatcher.active or dispatcher.num_sent or dispatcher.missed or self.actors.has_work():
+            if (
+                dispatcher.active
+                or dispatcher.num_sent
+                or dispatcher.missed
+                or self.actors.has_work()
+                or (dispatcher.is_reserving and self.reserved.has_work())
+            ):
                 is_waiting = self.num_waiting > 0 or self.backstop.is_silent()
                 dispatcher.dispatch(is_waiting)
                 if is_waiting and dispatcher.num_sent:
@@ -260,21 +291,20 @@ class Engine(Words):
             raise
 
     def _on_event(self, fd: int) -> None:
-        if fd == self.pool.template_fd:
-            self._on_template()
+        handle = self.pool.by_fd.get(fd)
+        if handle is not None:
+            self.results.read(handle)
         elif fd == self._wake_fds[0]:
             _drain_pipe(fd)
-        else:
-            handle = self.pool.by_fd.get(fd)
-            if handle is not None:
-                self.results.read(handle)
+        elif fd in self.pool.templates:
+            self._on_template(self.pool.templates[fd])
 
-    def _on_template(self) -> None:
-        messages, is_open = self.pool.read_template()
+    def _on_template(self, template: TemplateHandle) -> None:
+        messages, is_open = template.read()
         for message in messages:
             crash.on_template_message(self, message)
         if not is_open:
-            crash.on_template_lost(self)
+            crash.on_template_lost(self, template)
 
     def run_callbacks(self) -> None:
         """Run what resolved futures have to do, outside the turn: it may be the user's code and wait."""
@@ -291,11 +321,13 @@ class Engine(Words):
         self.leadership.wake()
 
     def listen(self) -> None:
-        """Block until a worker or the template has something to say, or somebody rings."""
+        """Block until a worker or a template has something to say, somebody rings, or an environment has aged."""
         if hasattr(select, "epoll"):
             watched = select.poll()
             watched.register(self.pool.poller.fileno(), select.POLLIN)
-            watched.poll()
+            with self.turn:
+                end_s = self.environments.next_end_s()
+            watched.poll(None if end_s is None else int(end_s * 1000) + 1)
         else:
             self.pool.poller.poll(QUIET_TICK_S * 1000.0)
 
@@ -330,12 +362,14 @@ class Engine(Words):
             not self.dispatcher.active
             and not self.actors.has_work()
             and not self.store.dropped
+            and not self.memory.has_work()
             and not any(handle.batches or handle.waits for handle in self.pool.workers.values())
         )
 
     def tidy(self, *, is_idle: bool) -> None:
         """Free, spill ahead and end surplus workers; called by the backstop. The caller has the turn."""
         self.dispatcher.forget_functions()
+        self.memory.look()
         if self.actors.has_work():
             self.actors.send(waiting=False)
         self.store.collect()
@@ -346,7 +380,10 @@ class Engine(Words):
                 self.dispatcher.post(handle, (FREE, ranges))
         if self._outdated:
             self._retire_outdated()
+        if len(self.pool.templates) > 1:
+            self.environments.tidy()
         if is_idle:
+            self.reserved.tidy()
             self.store.trim(KEEP_BYTES)
             now = monotonic()
             for number in self.dispatcher.policy.surplus():
@@ -380,6 +417,7 @@ class Engine(Words):
                 by_number = self.dispatcher.by_number
                 self._outdated.update(number for number, handle in by_number.items() if handle.is_up)
                 self._retire_outdated()
+                self.reserved.renew()
 
     def _retire_outdated(self) -> None:
         by_number = self.dispatcher.by_number
@@ -415,6 +453,7 @@ class Engine(Words):
             for handle in self.pool.workers.values():
                 self.output.forget(handle)
             self._release()
+        self.environments.close()
         self.leadership.wake()
         self.run_callbacks()
         self.output.close()
@@ -429,7 +468,7 @@ class Engine(Words):
         self.turn.unshield()
         hooks = refs_module.hooks
         if hooks.identify == self.borders.identify:
-            hooks.identify = hooks.restore = hooks.future = None
+            hooks.identify = hooks.restore = hooks.future = hooks.find = None
             forget_escaped()
 
     def abandon(self) -> None:

@@ -17,9 +17,11 @@ from ...objects.codec import ERROR_WIRE, PACKED_WIRE, loads
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..calls import ActorOptions, MethodOptions
 from ..current import Options
+from ..needs import NOTHING, is_special
 from ..wire import control
 from ..wire.failures import known_error_wire, read_error
 from ..wire.tasks import (
+    ASK,
     CANCEL_REF,
     EACH,
     FIND_ACTOR,
@@ -36,7 +38,7 @@ from ..wire.tasks import (
     Call,
     TaskSpec,
 )
-from . import deadlocks
+from . import deadlocks, questions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,8 +115,10 @@ def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -
         engine.actors.answer_find(handle, *message[1:])
     elif kind == KILL_ACTOR:
         engine.actors.kill_by_id(message[1], no_restart=message[2])
+    elif kind == ASK:
+        questions.answer(engine, handle, *message[1:])
     else:
-        raise AssertionError(f"unknown message {kind}")
+        engine.streams.on_message(handle, message)
 
 
 def _submit(
@@ -136,17 +140,23 @@ def _submit(
         args, nbytes = _arguments(engine, handle, wires)
         _create_actor(engine, handle, identities, function, astuple, args, nbytes, names)
         return
-    num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching = astuple
+    num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env, needs = astuple
     if isinstance(retry_exceptions, bytes):
         retry_exceptions = loads(retry_exceptions)
-    options = Options(num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching)
+    options = Options(
+        num_cpus, num_returns, max_retries, retry_exceptions, task_name, batching, runtime_env, needs
+    )  # fmt: skip
+    if needs is not NOTHING and is_special(needs):
+        submissions.check_feasible(options)  # a group's bundles are known here only
     function = handle.taught.get(uid) or submissions.find(uid)
     if function is None:
         raise LookupError(f"task {task_name!r}: its function was dropped before a worker submitted it")
-    spec = submissions.known_spec(function, options)
+    spec = submissions.known_spec(function, options, handle.environment)
     args, nbytes = _arguments(engine, handle, wires)
     refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
+    if num_returns < 0:
+        refs = engine.streams.open_lent(spec, call, refs)
     batch = _note_child(handle, call, refs, parent)
     queued = submissions.submit_child(spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
@@ -216,6 +226,8 @@ def _submit_method(
     refs = _lent_refs(engine, handle, identities, spec)
     call = Call(tuple(args), names, nbytes)
     call.caller = handle.uid
+    if num_returns < 0:
+        refs = engine.streams.open_lent(spec, call, refs)
     batch = _note_child(handle, call, refs, parent)
     ref = engine.actors.enter(actor, spec, call, refs)
     if parent is not None and batch is not None and parent[1] in batch.cancelled:
@@ -241,8 +253,9 @@ def _create_actor(
         if ref is None:
             has_refs = any(isinstance(arg, ObjectRef) for arg in args)
             ref = actors.add(
-                identities[0], function, options, Call(tuple(args), names, nbytes), has_refs=has_refs
-            )
+                identities[0], function, options, Call(tuple(args), names, nbytes), has_refs=has_refs,
+                parent=handle.environment,
+            )  # fmt: skip
             borders.lend_ref(ref, handle)
         else:
             nobody: ObjectRef[Any] = ObjectRef.__new__(ObjectRef)
@@ -407,6 +420,11 @@ def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
         is_waiting = bool(handle.stack) or any(wait.is_foreign for wait in handle.waits.values())
         engine.actors.lend(handle.actor, is_waiting)
         return
+    if handle.lease is not None:
+        engine.reserved.waits(
+            handle, bool(handle.stack) or any(wait.is_foreign for wait in handle.waits.values())
+        )
+        return
     if handle.number not in engine.dispatcher.by_number:
         return
     is_running = any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values())
@@ -422,7 +440,7 @@ def _count_blocked(engine: Engine, handle: WorkerHandle) -> None:
 
 def offer(engine: Engine, handle: WorkerHandle) -> None:
     """Send a blocked worker un-started children of its own that it waits for, if there are any."""
-    if not handle.stack or not handle.can_take() or not handle.waits or handle.actor is not None:
+    if not handle.stack or not handle.can_take() or not handle.waits or handle.number < 0:
         return
     if any(batch.flags & IN_PLACE and not batch.is_blocked for batch in handle.batches.values()):
         return
@@ -439,6 +457,8 @@ def offer(engine: Engine, handle: WorkerHandle) -> None:
     room = 1
     for ref in _unstarted(engine, wait):
         if not _is_offerable(engine, ref) or ref._state.num_cpus != lent_cpus:
+            continue
+        if ref._state.environment is not handle.environment:
             continue
         if spec is None:
             spec = first = ref._state
@@ -490,6 +510,7 @@ def _is_offerable(engine: Engine, ref: ObjectRef[Any]) -> bool:
     return (
         spec.__class__ is TaskSpec
         and spec.actor is None
+        and spec.needs is None
         and not call.wants
         and spec.num_returns == 1
         and bool(spec.max_retries)  # its death would have the task below run again, and submit it again

@@ -12,7 +12,19 @@ from ...errors import TaskCancelledError
 from ...objects.codec import ERROR_WIRE
 from ...objects.ref import FAILED, PACKED, READY
 from ..wire.failures import read_error
-from ..wire.tasks import DONE, MULTI_WIRE, PRINTED, READY_TO_RUN, RESULTS, RETURNED, Call, TaskSpec
+from ..wire.tasks import (
+    DONE,
+    MULTI_WIRE,
+    PRINTED,
+    READY_TO_RUN,
+    RESULTS,
+    RETURNED,
+    SHORT_WIRE,
+    STREAM_WIRE,
+    YIELDED,
+    Call,
+    TaskSpec,
+)  # fmt: skip
 from . import crash, nested
 
 TYPE_CHECKING = False
@@ -72,6 +84,8 @@ class Results:
             self.engine.borders.returned(handle, message[1], message[2])
         elif kind == READY_TO_RUN:
             handle.is_up = True
+        elif kind == YIELDED:
+            self.engine.streams.deliver(handle, *message[1:])
         elif kind == PRINTED:
             self.engine.output.collect_from(handle)
         else:
@@ -150,14 +164,20 @@ class Results:
         """A batch is over; its items from `stopped` on go back to their queue."""
         del handle.batches[batch.seq]
         self.engine.pool.num_start_failures = 0
+        if handle.environment is not None:
+            handle.environment.num_start_failures = 0
         self.engine.dispatcher.num_sent -= 1
-        handle.used_at = monotonic()
+        handle.used_at = now = monotonic()
+        if handle.environment is not None:
+            handle.environment.used_at = now
         if stopped < batch.stop:
             self.engine.dispatcher.requeue(handle, batch, stopped)
         self.engine.dispatcher.policy.ended(handle.number)
         nested.batch_ended(self.engine, handle, batch)
         if handle.actor is not None:
             self.engine.actors.batch_ended(handle.actor)
+        elif handle.lease is not None and not handle.batches:
+            self.engine.reserved.ended(handle)
 
     def resolve(self, handle: WorkerHandle, ref: ObjectRef[Any], value: Any) -> None:
         """Give one ref its result."""
@@ -177,13 +197,32 @@ class Results:
             for out, part in zip(outs, value[1]):
                 self.resolve(handle, out, part)
             ref._value, ref._state = None, READY
+        elif value[0] == STREAM_WIRE:
+            self.engine.streams.end(ref, value[1])
+        elif value[0] == SHORT_WIRE:
+            self._resolve_short(handle, spec, ref, value)
+            return
         else:
             ref._value, ref._state = self.engine.borders.adopt(value, handle), PACKED
         if call.__class__ is Call:
             nested.child_ended(self.engine, call, ref)
         self.resolved(ref)
 
-    def _on_error(self, spec: TaskSpec, ref: ObjectRef[Any], wire: tuple[Any, ...]) -> None:
+    def _resolve_short(
+        self, handle: WorkerHandle, spec: TaskSpec, ref: ObjectRef[Any], wire: tuple[Any, ...]
+    ) -> None:
+        """Give the refs of a call what its generator yielded before it failed, and the others the error."""
+        _, parts, error = wire
+        outs = ref._value.outs
+        self._on_error(spec, ref, error, keep=len(parts))
+        is_over = ref._state.__class__ is int
+        for out, part in zip(outs, parts):
+            if is_over:
+                self.resolve(handle, out, part)
+            elif part.__class__ is tuple:
+                nested.discard(self.engine, handle, part)  # it runs again
+
+    def _on_error(self, spec: TaskSpec, ref: ObjectRef[Any], wire: tuple[Any, ...], keep: int = 0) -> None:
         for origin in ref._value.tied if ref._value.__class__ is Call else ():
             if origin._state == FAILED:  # no exception of its own: it has not run
                 self.fail(ref, origin._value)
@@ -198,8 +237,10 @@ class Results:
             and self.charge(spec, ref)
         ):
             self.engine.dispatcher.queue_first([ref])
+        elif spec.num_returns < 0:
+            self.engine.streams.raised(ref, error)
         else:
-            self.fail(ref, error)
+            self.fail(ref, error, keep)
 
     def charge(self, spec: TaskSpec, ref: ObjectRef[Any]) -> bool:
         """Charge a task one retry; false when it has none left."""
@@ -211,8 +252,8 @@ class Results:
         self.engine.record.retried(spec.name)
         return True
 
-    def fail(self, ref: ObjectRef[Any], error: BaseException) -> None:
-        """Resolve a ref with an error, and its parts where there are several results."""
+    def fail(self, ref: ObjectRef[Any], error: BaseException, keep: int = 0) -> None:
+        """Resolve a ref with an error, and its parts where there are several results, but the first `keep`."""
         if ref._state.__class__ is int:
             return
         call = ref._value
@@ -220,9 +261,11 @@ class Results:
         self.engine.record.num_failed += not self.engine.is_closed
         if call.__class__ is Call:
             nested.child_ended(self.engine, call, ref)
+            if call.stream is not None:
+                self.engine.streams.close(call.stream, error)
         self.resolved(ref)
         if call.__class__ is Call and call.outs:
-            for out in call.outs:
+            for out in call.outs[keep:]:
                 if out._state.__class__ is not int:
                     out._value, out._state = error, FAILED
                     self.resolved(out)

@@ -15,6 +15,8 @@ from time import perf_counter
 from ...errors import EngineClosedError, InfeasibleTaskError
 from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
 from ...objects.ref import FAILED, PACKED, ObjectRef
+from ..needs import NOTHING, is_special, normal
+from ..signatures import signature_of
 from ..wire.failures import pack_or_name
 from ..wire.tasks import Call, Function, TaskSpec, argument_name, function_identity
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ...objects.blob import Blob
     from ..current import Exportable, Options
     from .engine import Engine
+    from .environment import Environment
 
 SIZED_BYTES = 64 << 10
 """Arguments of so many bytes and more have estimates of their own."""
@@ -70,6 +73,8 @@ class Submissions:
         """
         spec = self.spec_of(function, options)
         engine = self.engine
+        signature = signature_of(function.function, options.name)
+        check = signature.check
 
         def ended(args: Any, kwargs: Any) -> Any:
             if again is None:
@@ -77,9 +82,10 @@ class Submissions:
             return again(*args, **kwargs) if again is not None else None
 
         def submit_any(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
             return ended(args, kwargs) if engine.is_closed else self._submit_call(spec, args, kwargs)
 
-        if options.num_returns != 1:
+        if options.num_returns != 1 or not signature.least <= 1 <= signature.most:
             return submit_any
         queue = spec.open
         append, wake, slow = queue.append, engine.wake, submit_any
@@ -109,7 +115,7 @@ class Submissions:
             SerializationError: the function can't be pickled.
         """
         self.check_feasible(options)
-        return self.known_spec(self.export(function), options)
+        return self.known_spec(self.export(function), options, self.engine.environments.own)
 
     def export(self, function: Exportable) -> Function:
         """Return a function, or a class, pickled: at its first use, and when it may have changed.
@@ -126,9 +132,11 @@ class Submissions:
         """Refuse what can never run.
 
         Raises:
-            InfeasibleTaskError: it asks for more CPUs than there are.
+            InfeasibleTaskError: it asks for more than there is.
         """
-        if options.num_cpus > self.engine.settings.num_cpus:
+        if options.needs is not NOTHING and is_special(options.needs):
+            self.engine.reserved.check_feasible(options.num_cpus, options.needs, f"task {options.name!r}")
+        elif options.num_cpus > self.engine.settings.num_cpus:
             raise InfeasibleTaskError(
                 f"task {options.name!r} asks for num_cpus={options.num_cpus:g} - expected at most "
                 f"{self.engine.settings.num_cpus:g}, which is what the engine has"
@@ -145,18 +153,22 @@ class Submissions:
         learnt = self._by_content.get(identity)
         if learnt is None:
             learnt = self._by_content[identity] = Function(identity, packed, function.name, code)
-        spec = self.known_spec(learnt, options)
+        spec = self.known_spec(learnt, options, self.engine.environments.own)
         kept = self._set_up if getattr(function.function, "is_set_up", False) else self._mapped
         if not packed.blobs and spec not in kept:
             kept.append(spec)  # the next map of it begins with what this one has measured
         return spec
 
-    def known_spec(self, function: Function, options: Options) -> TaskSpec:
-        """Return the spec of a function whose pickle is known."""
-        key = (function.id, *options.astuple())
+    def known_spec(self, function: Function, options: Options, parent: Environment | None) -> TaskSpec:
+        """Return the spec of a function whose pickle is known; `parent` is the environment of who submits it."""
+        environment = self.engine.environments.of(parent, options.runtime_env)
+        key = (function.id, *options.astuple(), environment)
         with self._lock:
             spec = self._specs.get(key)
             if spec is None:
+                needs = normal(options.needs) if is_special(options.needs) else None
+                if needs is not None:
+                    self.engine.dispatcher.is_reserving = True
                 self.engine.record.function(options.name).num_cpus = options.num_cpus
                 spec = self._specs[key] = TaskSpec(
                     function,
@@ -166,7 +178,9 @@ class Submissions:
                     retry_exceptions=options.retry_exceptions,
                     name=options.name,
                     batching=self.engine.settings.batching if options.batching is None else options.batching,
+                    needs=needs,
                 )
+                spec.environment = environment
             return spec
 
     def _export(self, function: Exportable) -> Function:
@@ -292,7 +306,9 @@ class Submissions:
         ref._state = spec
         spec.has_calls = True
         result: Any = ref
-        if spec.num_returns != 1:
+        if spec.num_returns < 0:
+            result = self.engine.streams.open(spec, ref, call)
+        elif spec.num_returns != 1:
             call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
             point_to(call.outs, spec, ref)
             result = list(call.outs) if call.outs else None
@@ -315,7 +331,7 @@ class Submissions:
             The ref to queue, or None if it waits for its arguments (or has failed with one of them).
         """
         spec.has_calls = True
-        if spec.num_returns == 1:
+        if spec.num_returns == 1 or spec.num_returns < 0:
             ref = refs[0]
         else:
             ref = _new_ref(ObjectRef)

@@ -51,7 +51,7 @@ class TakingBack:
         progress: dict[int, Progress] = {}
         now = perf_counter()
         for handle in self.engine.pool.workers.values():
-            is_open = handle.is_up and handle.actor is None  # nobody else can run an actor's calls
+            is_open = handle.is_up and handle.number >= 0  # others are an actor's, or a specialist's
             unstarted, tied = self._unstarted(handle) if is_open else (0, 0)
             if unstarted:
                 mark = (handle.words[control.SEQ], handle.words[control.STARTED])

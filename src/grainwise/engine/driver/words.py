@@ -62,7 +62,10 @@ class Words:
         """Store a value and return a ref to it."""
         self.check_open()
         if isinstance(value, ObjectRef):
-            raise TypeError("put() got an ObjectRef - expected a value; pass the ref itself instead")
+            raise TypeError(
+                "Calling 'put' on an ObjectRef is not allowed - expected a value; pass the ref itself, or "
+                "put it in a list"
+            )
         ref: ObjectRef[Any] = _new_ref(ObjectRef)
         if is_atom(value):
             ref._value, ref._state = value, READY
@@ -97,7 +100,8 @@ class Words:
         if not is_done() and not self.wait_until(is_done, timeout_s, refs[0] if len(refs) == 1 else None):
             left = sum(ref._state.__class__ is not int for ref in refs)
             raise GetTimeoutError(
-                f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet"
+                f"Get timed out: some object(s) not ready - get() waited {timeout_s:g} s, {left} of "
+                f"{len(refs)} values were not there yet"
             )
         return [ref._value if ref._state == READY else self.value(ref) for ref in refs]
 
@@ -180,8 +184,8 @@ class Words:
         engine: Any = self
         if force and getattr(ref._state, "actor", None) is not None:
             raise ValueError(
-                "cancel(force=True) got the ref of an actor's call - expected that of a task - kill() ends "
-                "an actor"
+                "force=True is not supported for actor tasks: cancel() got the ref of an actor's call - "
+                "expected that of a task - kill() ends an actor"
             )
         with self.turn:
             crash.cancel(engine, ref, force=force, recursive=recursive)

@@ -1,24 +1,28 @@
-"""The driver's side of its processes: the template, the workers, and what the poller watches.
+"""The driver's side of its processes: the templates, the workers, and what the poller watches.
 
 A worker begins to exist as an entry here: its sockets are made, its first batch may already be in them, and
 the template is asked to fork it; nobody waits for that. Its end is always told by the template, which is its
-parent, never guessed from a silent socket; the end of the template itself shows as an end of file.
+parent, never guessed from a silent socket; the end of a template itself shows as an end of file.
+
+There is one template for the program's own environment, started with the session, and one for each runtime
+environment, started with its first worker.
 """
 
 from __future__ import annotations
 
-import _pickle
 import itertools
 import os
 import select
 import socket
 import sys
+from time import monotonic
 
 from ...errors import WorkerStartError
 from ..wire import control
-from ..wire.channel import NO_SIGNAL, Channel, fd_pair, pair, send_fd
+from ..wire.channel import Channel, fd_pair, pair
 from . import template
-from .process import anonymous_file, read_tail
+from .process import anonymous_file
+from .template_handle import TemplateHandle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
     from ...config import Settings
     from ..driver.actor import Actor
     from ..driver.batches import SentBatch
+    from ..driver.crash import Verdict
+    from ..driver.environment import Environment
+    from ..driver.reserved import Lease
 
 MAX_START_FAILURES = 5
 IDLE_TIMEOUT_S = 1
@@ -40,8 +47,6 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "POLARS_MAX_THREADS",
 )
-KEPT_X_OPTIONS = ("utf8", "dev", "int_max_str_digits", "warn_default_encoding", "no_debug_ranges", "gil")
-"""Options that change what code does; those that print are the program's own."""
 WARM_MODULES = ("numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL")
 """Imported by the template when the driver has them: then no worker has to."""
 STAND_INS = ("grainwise.as_ray.loaded",)
@@ -71,14 +76,18 @@ class WorkerHandle:
         batches: sent and not ended, by sequence number, in order.
         loans: blob id -> [blob, how often it was sent]; ref_loans: ref identity -> how often.
         actor: the one that it was started for, None for a worker that runs tasks.
+        template: its parent; environment: the one that it serves, None for the program's own.
         stack: sequence numbers of batches whose running task is blocked, outermost first.
+        lease: what its call has beside CPUs, see `driver.reserved`; None for other workers.
+        limit_bytes: what it may take of the memory, 0 for any amount.
+        verdict: why it is being killed, see `driver.crash`.
     """
 
     __slots__ = (
-        "actor", "batches", "channel", "crash_fd", "error_fd", "fd_socket", "functions", "is_exited", "is_up",
-        "known_arenas", "last_progress", "last_words", "loans", "next_seq", "number", "output_fd",
-        "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack", "status", "taught", "uid",
-        "used_at", "waits", "words", "write_blocked",
+        "actor", "batches", "channel", "crash_fd", "environment", "error_fd", "fd_socket", "functions",
+        "is_exited", "is_up", "known_arenas", "last_progress", "last_words", "lease", "limit_bytes", "loans",
+        "next_seq", "number", "output_fd", "own_arenas", "pending_free", "pid", "ref_loans", "slot", "stack",
+        "status", "taught", "template", "uid", "used_at", "verdict", "waits", "words", "write_blocked",
     )  # fmt: skip
 
     def __init__(self, uid: int, number: int, slot: int, words: memoryview, files: list[int]) -> None:
@@ -106,7 +115,12 @@ class WorkerHandle:
         self.taught: dict[bytes, Any] = {}
         self.write_blocked = False
         self.last_words = ""
+        self.lease: Lease | None = None
+        self.limit_bytes = 0
+        self.verdict: Verdict | None = None
         self.output_fd, self.error_fd, self.crash_fd = files
+        self.environment: Environment | None = None
+        self.template: TemplateHandle
         self.channel: Channel
         self.fd_socket: socket.socket
 
@@ -122,11 +136,15 @@ class WorkerHandle:
 
 
 class Pool:
-    """The template and the workers of one engine. Used under the engine's turn.
+    """The templates and the workers of one engine. Used under the engine's turn.
 
     Args:
-        settings: what the template and the workers are told.
+        settings: what templates and workers are told.
         num_threads: limit for the native thread pools of each worker.
+
+    Attributes:
+        templates: those that are there, by descriptor.
+        own: that of the program's own environment.
     """
 
     def __init__(self, settings: dict[str, Any], num_threads: int) -> None:
@@ -136,103 +154,80 @@ class Pool:
         self.words = memoryview(self._page).cast("Q")
         self.workers: dict[int, WorkerHandle] = {}  # by uid
         self.by_fd: dict[int, WorkerHandle] = {}
-        self.template_fd = -1
+        self.templates: dict[int, TemplateHandle] = {}
+        self.own: TemplateHandle | None = None
+        self._ending: list[TemplateHandle] = []
         self._num_threads = num_threads
         self._slots = list(range(control.NUM_SLOTS - 1, 0, -1))
         self.num_start_failures = 0
         """In a row; the first worker that comes up resets it."""
-        self._template_pid = 0
-        self._has_forked = False
-        self._template_error_fd = -1
-        self._partial = b""
-        self._control: socket.socket | None = None
         self.poller: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
 
-    # -- the template ----------------------------------------------------------------------------------
+    # -- templates -------------------------------------------------------------------------------------
 
-    def start_template(self) -> None:
-        """Start the template; returns at once."""
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._template_error_fd = anonymous_file("template")
-        root = __file__.rsplit(os.sep + "grainwise" + os.sep, 1)[0]
-        executable = sys.executable or "python3"
-        try:
-            self._template_pid = os.posix_spawn(
-                executable,
-                [executable, *_interpreter_flags(), "-c", template.BOOTSTRAP.format(path=root)],
-                self._environment(),
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, self._template_error_fd, 1),
-                    (os.POSIX_SPAWN_DUP2, self._template_error_fd, 2),
-                    (os.POSIX_SPAWN_DUP2, far.fileno(), template.CONTROL_FD),
-                ],
-                setpgroup=0,
-                setsigmask=(),  # a program that blocks SIGCHLD or SIGINT does so for itself
-            )
-        except OSError as error:
-            near.close()
-            os.close(self._template_error_fd)
-            self._template_error_fd = -1
-            raise WorkerStartError(f"the template process can't be started: {error}") from error
-        finally:
-            far.close()
-        hello = _pickle.dumps(self.settings, 5)
-        try:
-            near.sendall(len(hello).to_bytes(8, "little") + hello, NO_SIGNAL)
-            send_fd(near, template.MESSAGE.pack(template.CONTROL, 0, 0, 0), [self.control_fd])
-        except OSError:
-            pass  # it has ended already: its end of file says so, and its output why
-        near.setblocking(False)
-        self._control = near
-        self.template_fd = near.fileno()
-        self.poller.register(self.template_fd, select.POLLIN)
+    def start_template(self, environment: Environment | None = None) -> TemplateHandle:
+        """Start the template of an environment; returns at once.
 
-    def _environment(self) -> dict[str, str]:
-        environment = dict(os.environ)
+        Raises:
+            WorkerStartError: it can't be started.
+        """
+        handle = TemplateHandle(environment)
+        variables = dict(os.environ)
         for name in THREAD_VARIABLES:
-            environment.setdefault(name, str(self._num_threads))
-        return environment
+            variables.setdefault(name, str(self._num_threads))
+        settings, executable = self.settings, sys.executable or "python3"
+        if environment is not None:
+            settings = environment.settings(settings, warm_modules())
+            executable = environment.prepared.executable or executable
+            variables = environment.prepared.variables_over(variables)
+        handle.start(executable, variables, settings, self.control_fd)
+        self.templates[handle.fd] = handle
+        self.poller.register(handle.fd, select.POLLIN)
+        if environment is None:
+            self.own = handle
+        else:
+            environment.template = handle
+        return handle
 
-    def read_template(self) -> tuple[list[tuple[int, int, int, int]], bool]:
-        """Return the template's messages and whether it is still there."""
-        messages = []
-        is_open = True
-        while self._control is not None:
-            try:
-                data = self._control.recv(4096)
-            except BlockingIOError:
-                break
-            except OSError:
-                data = b""
-            if not data:
-                is_open = False
-                break
-            self._partial += data
-        size = template.MESSAGE.size
-        while len(self._partial) >= size:
-            messages.append(template.MESSAGE.unpack(self._partial[:size]))
-            self._partial = self._partial[size:]
-        return messages, is_open
+    def _template_of(self, environment: Environment | None) -> TemplateHandle:
+        handle = self.own if environment is None else environment.template
+        return self.start_template(environment) if handle is None else handle
 
-    def lose_template(self) -> None:
+    def lose_template(self, handle: TemplateHandle) -> None:
         """Clean up after a template that ended by itself; its workers are gone with it."""
-        if self._control is not None:
-            self.poller.unregister(self.template_fd)
-            self._control.close()
-            self._control = None
-        self._wait_template(0.5)
+        self._forget_template(handle)
+        handle.reap(0.5)
 
-    def template_output(self) -> str:
-        """Return the last words of the template."""
-        return read_tail(self._template_error_fd) if self._template_error_fd >= 0 else ""
+    def end_template(self, handle: TemplateHandle) -> None:
+        """End a template that has no workers; returns at once."""
+        self._forget_template(handle)
+        self._ending.append(handle)
+
+    def reap_ended(self) -> None:
+        """Let go of templates that were told to end and have done so."""
+        if self._ending:
+            self._ending = [handle for handle in self._ending if not handle.reap(0)]
+
+    def _forget_template(self, handle: TemplateHandle) -> None:
+        if self.templates.pop(handle.fd, None) is not None:
+            self.poller.unregister(handle.fd)
+        handle.close()
+        if self.own is handle:
+            self.own = None
+        environment = handle.environment
+        if environment is not None and environment.template is handle:
+            environment.template = None
 
     # -- workers ---------------------------------------------------------------------------------------
 
-    def start_worker(self, number: int) -> WorkerHandle:
-        """Ask the template for a worker; frames may be sent to it at once."""
-        if self._control is None:
-            self.start_template()
+    def start_worker(self, number: int, environment: Environment | None = None) -> WorkerHandle:
+        """Ask a template for a worker; frames may be sent to it at once.
+
+        Raises:
+            WorkerStartError: its template can't be started, or there are too many workers.
+            OSError: there are no descriptors left.
+        """
+        parent = self._template_of(environment)
         if not self._slots:
             raise WorkerStartError(f"more than {control.NUM_SLOTS - 1} workers at once")
         uid, slot = next(_uids), self._slots.pop()
@@ -259,10 +254,13 @@ class Pool:
         handle = WorkerHandle(uid, number, slot, words, files)
         handle.channel = Channel(near, blocking=False)
         handle.fd_socket = near_side
-        self._warm_template()
-        self._has_forked = True
+        handle.template, handle.environment = parent, environment
+        if environment is not None:
+            environment.used_at = monotonic()
+        parent.warm_up(warm_modules())
+        parent.has_forked = True
         fds = [far.fileno(), far_side.fileno(), *files]
-        self._send_to_template(template.MESSAGE.pack(template.FORK, uid, slot, 0), fds)
+        parent.send(template.MESSAGE.pack(template.FORK, uid, slot, 0), fds)
         far.close()
         far_side.close()
         self.workers[uid] = handle
@@ -270,29 +268,9 @@ class Pool:
         self.poller.register(near.fileno(), select.POLLIN)
         return handle
 
-    def _warm_template(self) -> None:
-        """Have the template import what the program has imported since it was started."""
-        warm: list[str] = self.settings["modules"]
-        for module in WARM_MODULES:
-            if module in sys.modules and module not in warm:
-                warm.append(module)
-                name = module.encode()
-                self._send_to_template(template.MESSAGE.pack(template.IMPORT, 0, len(name), 0) + name, [])
-
-    def _send_to_template(self, message: bytes, fds: list[int]) -> None:
-        assert self._control is not None
-        self._control.setblocking(True)
-        try:
-            send_fd(self._control, message, fds) if fds else self._control.sendall(message, NO_SIGNAL)
-        except OSError:
-            pass  # its end of file is on the way
-        finally:
-            self._control.setblocking(False)
-
     def kill(self, handle: WorkerHandle, number: int = 9) -> None:
         """Send a signal to a worker, through its parent."""
-        if self._control is not None:
-            self._send_to_template(template.MESSAGE.pack(template.KILL, handle.uid, number, 0), [])
+        handle.template.send(template.MESSAGE.pack(template.KILL, handle.uid, number, 0), [])
 
     def watch_writes(self, handle: WorkerHandle, is_blocked: bool) -> None:
         """Have the poller say when a worker's socket takes data again, or no longer."""
@@ -324,17 +302,17 @@ class Pool:
     # -- the end ---------------------------------------------------------------------------------------
 
     def end_processes(self) -> None:
-        """End all processes and wait for the template."""
-        if self._control is not None:
-            self.poller.unregister(self.template_fd)
-            self._control.close()  # the template kills what is left and ends
-            self._control = None
-            if not self._has_forked and self._template_pid:
-                os.kill(self._template_pid, 9)  # nothing depends on it yet: don't wait for it to boot
+        """End all processes and wait for the templates."""
+        for each in list(self.templates.values()):
+            self.end_template(each)
+            if not each.has_forked:
+                each.kill()  # nothing depends on it yet: don't wait for it to boot
         for handle in list(self.workers.values()):
             handle.channel.close()
             handle.fd_socket.close()
-        self._wait_template(5.0)
+        for each in self._ending:
+            each.reap(5.0)
+        self._ending.clear()
 
     def close(self) -> None:
         """Close what is left. The processes have ended, and their output has been read."""
@@ -349,34 +327,10 @@ class Pool:
         self._page.close()
         os.close(self.control_fd)
 
-    def _wait_template(self, timeout_s: float) -> None:
-        """Reap the template, and only it; kill it if it does not end."""
-        from time import monotonic, sleep
-
-        pid, self._template_pid = self._template_pid, 0
-        if self._template_error_fd >= 0 and not timeout_s:
-            return
-        deadline, pause_s = monotonic() + timeout_s, 0.0002
-        while pid:
-            try:
-                done, _ = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                break  # the program reaps its children itself
-            if done:
-                break
-            if monotonic() > deadline:
-                os.kill(pid, 9)
-                deadline += timeout_s
-            sleep(pause_s)
-            pause_s = min(2 * pause_s, 0.01)
-        if self._template_error_fd >= 0:
-            os.close(self._template_error_fd)
-            self._template_error_fd = -1
-
     def abandon(self) -> None:
         """In a forked child: close our copies of the descriptors, so that ends of file still arrive."""
-        if self._control is not None:
-            self._control.close()
+        for each in self.templates.values():
+            each.close()
         for handle in self.workers.values():
             handle.channel.sock.close()
             handle.fd_socket.close()
@@ -384,8 +338,12 @@ class Pool:
             self.poller.close()
 
 
-def open_pool(settings: Settings) -> Pool:
+def open_pool(settings: Settings, namespace: str = "") -> Pool:
     """Start a pool's template, which boots while the rest of the engine is still being imported.
+
+    Args:
+        settings: of the session.
+        namespace: where its tasks look up actors by default.
 
     Raises:
         WorkerStartError: it can't be started; nothing is left open.
@@ -399,6 +357,8 @@ def open_pool(settings: Settings) -> Pool:
         take_back=settings.take_back,
         log_to_driver=settings.log_to_driver,
         tag_output=settings.tag_output,
+        totals=settings.totals(),
+        namespace=namespace,
     )
     pool = Pool(told, settings.threads_per_worker)
     try:
@@ -407,25 +367,6 @@ def open_pool(settings: Settings) -> Pool:
         pool.close()
         raise
     return pool
-
-
-def _interpreter_flags() -> list[str]:
-    """Return the flags with which workers mean the same by the same code as the program."""
-    flags = ["-S"]
-    if sys.dont_write_bytecode:
-        flags.append("-B")
-    for letter, count in (("O", sys.flags.optimize), ("b", sys.flags.bytes_warning)):
-        if count:
-            flags.append("-" + letter * count)
-    if sys.flags.isolated:
-        flags.append("-I")
-    elif sys.flags.ignore_environment:
-        flags.append("-E")
-    flags += [f"-W{option}" for option in sys.warnoptions]
-    for name, value in sys._xoptions.items():
-        if name in KEPT_X_OPTIONS:
-            flags.append(f"-X{name}" if value is True else f"-X{name}={value}")
-    return flags
 
 
 def driver_settings() -> dict[str, Any]:
@@ -439,9 +380,15 @@ def driver_settings() -> dict[str, Any]:
         "argv": list(sys.argv),
         "needs_site": bool(finders - set(STANDARD_FINDERS))
         or not {"sitecustomize", "usercustomize"}.isdisjoint(sys.modules),
-        "modules": [name for name in (*STAND_INS, *WARM_MODULES) if name in sys.modules],
+        "stand_ins": [name for name in STAND_INS if name in sys.modules],
+        "modules": warm_modules(),
         "driver_pid": os.getpid(),
     }
+
+
+def warm_modules() -> list[str]:
+    """Return what templates import because the program has it."""
+    return [name for name in WARM_MODULES if name in sys.modules]
 
 
 def _timeval(seconds: int) -> bytes:

@@ -29,6 +29,15 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)  # it ended before we could ask
 
 
+def die_before_others() -> None:
+    """Have the kernel take this process, and not the driver, should memory run out."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"500")
+    except OSError:
+        pass  # not Linux, or not allowed
+
+
 def redirect_output(out_fd: int, err_fd: int, crash_fd: int) -> tuple[TaggedStream, TaggedStream]:
     """Send standard output and error to files that the driver tails; a file never blocks its writer."""
     global _crash_file

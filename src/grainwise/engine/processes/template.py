@@ -40,6 +40,8 @@ FORKED = 16  # uid, process id
 EXITED = 17  # uid, process id, status as of os.waitpid
 BOOTED = 18
 
+WARM_AFTER_MS = 50
+"""So long without a request, and the template of an environment imports one more module."""
 KEPT_BYTES = 64 << 20
 """Free memory at the end of a worker's heap that it keeps."""
 
@@ -82,6 +84,7 @@ class Template:
         self.pids: dict[int, int] = {}  # uid -> process id
         self.control_page = -1
         self.settings: dict[str, Any] = {}
+        self.later: list[str] = []  # modules to import when there is time
 
     def run(self) -> None:
         """Serve fork requests; return when the driver is gone."""
@@ -105,7 +108,11 @@ class Template:
         for fd in watched:
             poller.register(fd, select.POLLIN)
         while True:
-            for fd, _ in poller.poll():
+            events = poller.poll(WARM_AFTER_MS if self.later else None)
+            if not events:
+                _import_what_is_there([self.later.pop(0)])
+                gc.freeze()
+            for fd, _ in events:
                 if fd == wake_in:
                     os.read(wake_in, 4096)
                     self._reap()
@@ -156,8 +163,11 @@ class Template:
             for name in ("exit", "quit"):
                 setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
             builtins.help = _sitebuiltins._Helper()
-        for name in ["cloudpickle", *settings["modules"]]:
-            self._import(name)
+        self._enter_environment()
+        modules = settings["modules"]
+        if settings.get("runtime_env"):  # its first worker is waited for: what takes long comes behind it
+            modules, self.later = [], list(modules)
+        _import_what_is_there(["cloudpickle", *settings["stand_ins"], *modules])
         try:
             from ...objects import by_value  # noqa: F401  # needs cloudpickle, which the new path leads to
         except ImportError:
@@ -166,6 +176,27 @@ class Template:
             import binascii  # noqa: F401
 
             from ..printed import forwarding  # noqa: F401  # logging is there, cloudpickle has imported it
+
+    def _enter_environment(self) -> None:
+        """Become what the runtime environment says beyond path and variables: folder, packages' .pth files."""
+        settings = self.settings
+        if settings.get("folder"):
+            os.chdir(settings["folder"])
+        for folder in settings.get("site_folders", ()):
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".pth"))
+            names = [
+                name for name in names if name != settings["own_pth"]
+            ]  # for other processes than workers
+            if names:
+                import site
+
+                before, known = len(sys.path), set(sys.path)
+                for name in names:
+                    site.addpackage(folder, name, known)
+                added = sys.path[before:]
+                del sys.path[before:]
+                at = sys.path.index(folder) + 1
+                sys.path[at:at] = added
 
     def _serve(self) -> bool:
         """Take one request; false at the end of file."""
@@ -183,16 +214,10 @@ class Template:
         elif operation == FORK:
             self._fork(uid, value, fds)
         elif operation == IMPORT:
-            self._import(read_exactly(self.control, value).decode())
+            _import_what_is_there([read_exactly(self.control, value).decode()])
         elif operation == KILL and uid in self.pids:
             self._kill(self.pids[uid], value)
         return True
-
-    def _import(self, name: str) -> None:
-        try:
-            __import__(name)
-        except Exception:
-            return  # the task that needs it will say so
 
     def _fork(self, uid: int, slot: int, fds: list[int]) -> None:
         try:
@@ -285,3 +310,11 @@ def _open_pidfd(pid: int) -> int | None:
     except (AttributeError, OSError):
         return None
     return fd if os.getppid() == pid else None
+
+
+def _import_what_is_there(names: list[str]) -> None:
+    for name in names:
+        try:
+            __import__(name)
+        except Exception:
+            continue  # the task that needs it will say so

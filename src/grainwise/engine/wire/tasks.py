@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..driver.actor import Actor
+    from ..driver.environment import Environment
     from ..driver.runs import Run
+    from ..driver.streams import Stream
+    from ..needs import Needs
 
 # Messages to a worker: a tuple that begins with one of these.
 RUN = 0  # seq, flags, values, parts: (end, function id, sub-block hint, num_returns, task name), first index
@@ -29,8 +32,9 @@ VALUES = 2  # token, what the worker asked for
 FREE = 3  # ranges of its arenas, and how often each had come
 EXIT = 5
 FORGET = 6  # function id
-ACT = 7  # class name, is it async?, how many calls at once, groups: of an actor whose calls may run at once
+ACT = 7  # class name, facts of the actor, None or for calls that run at once: async?, how many, groups
 CANCEL_CALL = 8  # seq, index: a call of such an actor
+EQUIP = 12  # resources, GPUs, placement group: what the calls that follow have
 
 # Messages from a worker.
 RESULTS = 16  # seq, start, values, all plain?, times: (part, run count, total s, worst s), stopped at, usage
@@ -42,9 +46,15 @@ RETURNED = 21  # borrowed blobs, dropped refs
 PUT = 22  # identity, wire
 CANCEL_REF = 23  # identity, force, recursive
 DONE = 28  # (seq, index, part, value, seconds) of each of some calls of an actor, in any order
-FIND_ACTOR = 25  # identity for the answer, name, namespace
+FIND_ACTOR = 25  # identity for the answer, name (or the actor's identity; None: list all), namespace
 KILL_ACTOR = 26  # identity, whether it may restart
 LEAVING = 27  # the actor ends itself: why
+ASK = 32  # identity for the answer, what, arguments: see `driver.questions`
+YIELDED = 40  # seq, index, number of the first, values that a generator has yielded
+PAUSED = (
+    41  # seq, index, identity of what it waits for, how many values: a generator is ahead of its consumer
+)
+TAKE = 42  # identity of a stream, identities for its next values, how many were taken, one for an answer or 0
 PRINTED = 24  # something was printed; the results of its tasks come next
 
 # Flags of RUN.
@@ -64,6 +74,8 @@ LOOSE = 128  # which item runs need not be published while they are tiny
 REF_WIRE = 3  # identity of a ref
 MULTI_WIRE = 4  # one wire for each of several results
 LOCAL_WIRE = 5  # index of the item of the same batch whose result it is
+STREAM_WIRE = 7  # how many values a generator has yielded in all
+SHORT_WIRE = 8  # one wire for each of the first results, error wire for the others
 SLICE_WIRE = 6  # packed source, its form, first, behind the last: the items of a batch, see `slices`
 
 _numbers = itertools.count(1)
@@ -111,7 +123,9 @@ class TaskSpec:
         has_killed: a task of it has killed a worker: never again on top of another task.
         run: where items without refs come from and their results go, see `driver.runs`; None for calls.
         actor: whose method it is, see `driver.actors`; None for tasks. Specs of one actor share one queue.
+        environment: of its tasks' processes, None for the program's own.
         method: its name; group: the concurrency group that it runs in.
+        needs: what its calls take beside CPUs, see `driver.reserved`; None for nothing.
     """
 
     __slots__ = (
@@ -119,6 +133,7 @@ class TaskSpec:
         "actor",
         "batching",
         "cost",
+        "environment",
         "function",
         "group",
         "has_calls",
@@ -127,6 +142,7 @@ class TaskSpec:
         "max_retries",
         "method",
         "name",
+        "needs",
         "num_cpus",
         "num_returns",
         "number",
@@ -150,7 +166,9 @@ class TaskSpec:
         batching: int = 0,
         cost: int = 0,
         home: int | None = None,
+        needs: Needs | None = None,
     ) -> None:
+        self.needs = needs
         self.number = next(_numbers)
         self.cost = cost or self.number
         self.home = home
@@ -169,6 +187,7 @@ class TaskSpec:
         self.sends_children = False
         self.run: Run | None = None
         self.actor: Actor | None = None
+        self.environment: Environment | None = None
         self.method = ""
         self.group = ""
 
@@ -184,8 +203,10 @@ class TaskSpec:
             batching=self.batching,
             cost=cost,
             home=home,
+            needs=self.needs,
         )
         made.has_calls = True
+        made.environment = self.environment
         made.has_killed = self.has_killed
         made.sends_children = self.sends_children
         return made
@@ -207,10 +228,12 @@ class Call:
         is_sent: it has left the queue; where: the worker's uid and the batch that it went with.
         wants: tasks that it waits for.
         tied: refs among the arguments whose values it takes from its own batch.
+        stream: where the values of a generator go.
     """
 
     __slots__ = (
-        "args", "caller", "is_sent", "kw_names", "nbytes", "outs", "parent", "tied", "wants", "where"
+        "args", "caller", "is_sent", "kw_names", "nbytes", "outs", "parent", "stream", "tied", "wants",
+        "where",
     )  # fmt: skip
 
     def __init__(self, args: tuple[Any, ...], kw_names: tuple[str, ...], nbytes: int) -> None:
@@ -224,6 +247,7 @@ class Call:
         self.where: tuple[int, int] | None = None
         self.wants = 0
         self.tied: tuple[ObjectRef[Any], ...] = ()
+        self.stream: Stream | None = None
 
     def dependencies(self) -> list[ObjectRef[Any]]:
         """Return the refs whose values this call needs."""

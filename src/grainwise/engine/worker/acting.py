@@ -23,6 +23,7 @@ class Acting:
     """The object of an actor's process.
 
     Attributes:
+        facts: of the actor: identity, name, namespace, how often it was made again; None of another worker.
         instance: the object, once its constructor has returned.
         is_actor: this worker was started for an actor.
         known: methods that have run here.
@@ -31,18 +32,24 @@ class Acting:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self.facts: tuple[int, str, str, int] | None = None
         self.instance: Any = None
         self.is_actor = False
         self.known: set[str] = set()
         self.concurrent: Concurrent | None = None
 
     def prepare(
-        self, class_name: str, is_async: bool, limit: int, groups: tuple[tuple[str, int], ...]
-    ) -> None:
-        """Make ready for calls that run at once."""
+        self, class_name: str, facts: tuple[int, str, str, int],
+        at_once: tuple[bool, int, tuple[tuple[str, int], ...]] | None,
+    ) -> None:  # fmt: skip
+        """Learn which actor this is, and make ready for calls that run at once, if they may."""
+        self.facts = facts
+        self._worker.task_name = class_name
+        if at_once is None:
+            return
         from .concurrent import OnLoop, OnThreads
 
-        self._worker.task_name = class_name
+        is_async, limit, groups = at_once
         self.concurrent = (OnLoop if is_async else OnThreads)(self._worker, limit, groups)
 
     def cancel(self, seq: int, index: int) -> None:

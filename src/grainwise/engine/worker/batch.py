@@ -34,7 +34,7 @@ class Batch:
         claimed: the claimed sub-block; emptying it ends the block after the running item.
         is_open: the function of an item may be running: a cancellation may raise.
         first: number of the first item in the run that it belongs to.
-        function: what is being called, for the runtime context.
+        function: what is being called, and cpus: what it occupies, for the runtime context.
         has_wires: some result is no atom.
         raw_from: results from here on have not been packed where they must be; -1 for none.
         failure: why the items could not be unpickled.
@@ -44,8 +44,9 @@ class Batch:
     """
 
     __slots__ = (
-        "begin_s", "claimed", "failure", "first", "flags", "function", "has_wires", "is_open", "kept", "part",
-        "raw_from", "results", "sent", "seq", "spent_s", "stop", "timed", "times", "values", "worst_s",
+        "begin_s", "claimed", "cpus", "failure", "first", "flags", "function", "has_wires", "is_open", "kept",
+        "part", "raw_from", "results", "sent", "seq", "spent_s", "stop", "timed", "times", "values",
+        "worst_s",
     )  # fmt: skip
 
     def __init__(self, seq: int, values: Any, flags: int) -> None:
@@ -59,6 +60,7 @@ class Batch:
         self.claimed: list[Any] = []
         self.is_open = False
         self.function: Any = None
+        self.cpus = 1.0
         self.first = 0
         self.has_wires = False
         self.raw_from = -1

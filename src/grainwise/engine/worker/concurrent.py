@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextvars import ContextVar
 from time import perf_counter
 
 from ...objects.codec import ERROR_WIRE, Packed, is_atom
+from ..calls import limit_of
 from ..wire.failures import error_wire, pack_or_name
-from ..wire.tasks import DONE, MULTI_WIRE
+from ..wire.tasks import DONE, MULTI_WIRE, SHORT_WIRE, STREAM_WIRE
+from . import yielding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from typing import Any
 
     from .loop import Worker
@@ -58,6 +62,10 @@ class Item:
         self.spent_s = 0.0
 
 
+running: ContextVar[Item | None] = ContextVar("running", default=None)
+"""The call that this thread, or this task of the event loop, runs."""
+
+
 class Group:
     """A concurrency group: what runs of it and what waits."""
 
@@ -84,6 +92,10 @@ class Concurrent:
         self._groups = {"": Group(limit), **{name: Group(most) for name, most in groups}}
         self._items: dict[tuple[int, int], Item] = {}
         self._outbox: deque[tuple[Item, Any]] = deque()
+
+    def current(self) -> Item | None:
+        """Return the call that asks."""
+        return running.get()
 
     # -- main thread -----------------------------------------------------------------------------------
 
@@ -120,10 +132,11 @@ class Concurrent:
     def _begin(self, item: Item) -> Any:
         """Call the method; what an `async def` returns is still to be awaited."""
         worker = self._worker
+        running.set(item)
         if item.group not in self._groups:
             raise ValueError(
                 f"{item.name!r} asks for the concurrency group {item.group!r} - expected one of "
-                f"{', '.join(sorted(self._groups))}"
+                f"{', '.join(sorted(filter(None, self._groups)))}"
             )
         function = worker.acting.method(item.method)
         args, kwargs = worker.inside.arguments(item.value, function, item.name)
@@ -133,10 +146,28 @@ class Concurrent:
         """Return the wire of a result."""
         if self._worker.is_twin:  # the call has forked, and this is the child
             self._worker.leave(None)
+        if item.num_returns < 0:
+            return yielding.run(self._flow(item), value)
+        if value.__class__ is yielding.GENERATOR:
+            return self._pack_first(item, value)
         if item.num_returns == 1:
             return self._pack_one(item, value, "result")
         values = self._worker.inside.split_results(value, item.num_returns, item.name)
         return (MULTI_WIRE, [self._pack_one(item, v, f"result {i}") for i, v in enumerate(values)])
+
+    def _pack_first(self, item: Item, generator: Any) -> Any:
+        """Return the wire of as many values of a generator as there are results."""
+        values, error = yielding.take(generator, item.num_returns, item.name)
+        if item.num_returns == 1:
+            if error is not None and not values:
+                raise error
+            return self._pack_one(item, values[0], "result")
+        parts = [self._pack_one(item, v, f"result {i}") for i, v in enumerate(values)]
+        return (MULTI_WIRE, parts) if error is None else (SHORT_WIRE, parts, error_wire(error, item.name))
+
+    def _flow(self, item: Item) -> yielding.Flow:
+        limit = limit_of(item.num_returns)
+        return yielding.Flow(self._worker, item.seq, item.index, item.name, limit, item)
 
     def _pack_one(self, item: Item, value: Any, what: str) -> Any:
         if is_atom(value):
@@ -281,7 +312,13 @@ class OnLoop(Concurrent):
                 value = self._begin(item)
                 if hasattr(value, "__await__"):
                     value = await value
-                wire = self._pack(item, value)
+                was_cancelled: bool = getattr(item, "is_cancelled")  # noqa: B009 -- set meanwhile
+                if was_cancelled:
+                    wire = self._cancelled(item)
+                elif item.num_returns < 0:
+                    wire = await self._stream(item, value)
+                else:
+                    wire = self._pack(item, value)
         except asyncio.CancelledError as error:
             wire = self._cancelled(item) if item.is_cancelled else self._fail(item, error)
         except BaseException as error:  # it is the call's result
@@ -294,6 +331,42 @@ class OnLoop(Concurrent):
             self._is_flushing = True
             self._loop.call_soon(self._flush_round)
 
+    async def _stream(self, item: Item, value: Any) -> tuple[Any, ...]:
+        """Run a generator between other calls; return the wire of its end."""
+        number = 0
+        due = 0.0
+        flow = self._flow(item)
+        values = value if hasattr(value, "__anext__") else _ceding(yielding.iterator_of(value, item.name))
+        try:
+            with flow:
+                async for each in values:
+                    flow.put(each, number)
+                    number += 1
+                    if perf_counter() >= due or flow.nbytes > yielding.FULL_BYTES:
+                        due = flow.flush()
+                    while number >= flow.pause_at:
+                        flow.flush()
+                        flow.resume(await flow.ask(number))
+        except yielding.ClosedError:
+            pass
+        finally:
+            await values.aclose()
+        return (STREAM_WIRE, number)
+
     def _flush_round(self) -> None:
         self._is_flushing = False
         self._flush()
+
+
+async def _ceding(values: Any) -> AsyncIterator[Any]:
+    """Iterate over a generator that knows nothing of the loop, and let others run between its values."""
+    import asyncio
+
+    try:
+        for value in values:
+            yield value
+            await asyncio.sleep(0)
+    finally:
+        close = getattr(values, "close", None)
+        if close is not None:
+            close()

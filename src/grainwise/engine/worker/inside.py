@@ -54,7 +54,7 @@ class Inside(Submitting):
     """See the module docstring. Offers what `current.EngineLike` names."""
 
     def __init__(self, worker: Worker, settings: dict[str, Any]) -> None:
-        super().__init__(worker, settings["num_cpus"])
+        super().__init__(worker, settings["num_cpus"], settings["totals"])
         self.settings = settings
         self.is_waiting = False
         self._tokens = itertools.count(1)
@@ -66,6 +66,7 @@ class Inside(Submitting):
         """Make this the engine of the process."""
         current.install(self)
         refs_module.hooks.restore = self.ref
+        refs_module.hooks.find = self._refs.get
         refs_module.hooks.future = self.future
         refs_module.hooks.identify = None
         refs_module.hooks.escaping = self.own.tell
@@ -109,7 +110,8 @@ class Inside(Submitting):
         if missing and not self._await(missing, len(missing), timeout_s):
             left = sum(ref._state.__class__ is not int for ref in missing.values())
             raise GetTimeoutError(
-                f"get() waited {timeout_s:g} s - {left} of {len(refs)} values were not there yet"
+                f"Get timed out: some object(s) not ready - get() waited {timeout_s:g} s, {left} of "
+                f"{len(refs)} values were not there yet"
             )
         return [self._value(ref) for ref in refs]
 
@@ -205,6 +207,16 @@ class Inside(Submitting):
         for identity, wire in answer.values or ():
             self._resolve(missing[identity], wire)
         return answer.is_there
+
+    def await_any(self, missing: dict[int, ObjectRef[Any]], timeout_s: float | None) -> bool:
+        """Wait for one of some refs, and resolve all that are there then; false on a timeout."""
+        return self._await(missing, 1, timeout_s)
+
+    def read_waiting(self) -> None:
+        """Take the frames that lie in the socket while a task runs; batches among them must wait for it."""
+        answer = Answer()
+        while self.worker.channel.wait(0) and self._read(answer, False, 0.0):
+            pass
 
     def _read(self, answer: Answer, is_task: bool, timeout_s: float) -> bool:
         """Read one frame, or let whoever reads already find the answer."""

@@ -20,6 +20,7 @@ from itertools import starmap
 from time import perf_counter
 
 from ...objects.codec import ATOM_LIMIT, ATOMS, ERROR_WIRE, TEXTS
+from ..generators import is_generator_function
 from ..wire import claims, control
 from ..wire.channel import Channel
 from ..wire.slices import items_of
@@ -29,6 +30,7 @@ from ..wire.tasks import (
     CREATES,
     EACH,
     EAGER,
+    EQUIP,
     EXIT,
     FORGET,
     FREE,
@@ -112,6 +114,8 @@ class Worker(Reporting):
             self.acting.prepare(*message[1:])
         elif kind == CANCEL_CALL:
             self.acting.cancel(*message[1:])
+        elif kind == EQUIP:
+            self.inside.equip(*message[1:])
         else:
             raise AssertionError(f"unknown message {kind}")
 
@@ -159,7 +163,7 @@ class Worker(Reporting):
             self._open_slice(batch, parts[0])
         if batch.stop > 1:
             self.wake_reporter()
-        _, _, hint, _, name = parts[0]
+        _, _, hint, _, name, *_ = parts[0]
         is_one = len(parts) == 1
         self.tags.begin(name if is_one else "", is_exact=is_one and hint == 1)  # else they are tiny
         for number, part in enumerate(parts):
@@ -181,10 +185,11 @@ class Worker(Reporting):
             self.tags.begin(self.task_name, is_exact=True)
 
     def _run_part(
-        self, batch: Batch, end: int, identity: Any, hint: int, num_returns: int, name: str
+        self, batch: Batch, end: int, identity: Any, hint: int, num_returns: int, name: str, cpus: float = 1.0
     ) -> None:
         """Run the items of a batch up to `end`, all of one function."""
         self.task_name = name
+        batch.cpus = cpus
         if identity.__class__ is str:
             if identity not in self.acting.known:  # it may end the process: what was done before it stands
                 self.acting.known.add(identity)
@@ -200,7 +205,12 @@ class Worker(Reporting):
         elif isinstance(function, BaseException):
             function = self._failing(function)
         batch.function = function
-        pack = self.inside.pack_result if num_returns == 1 else self.inside.pack_results(num_returns)
+        if num_returns != 1:
+            pack = self.inside.pack_results(num_returns)
+        elif is_generator_function(function) and not batch.flags & (RAW | STARRED):
+            pack = self.inside.pack_first
+        else:
+            pack = self.inside.pack_result
         size = 1 if batch.flags & EACH else max(1, min(hint, MAX_BLOCK))
         self._run_items(batch, end, function, pack, size, can_be_atoms=num_returns == 1)
         if batch.timed:
@@ -350,7 +360,7 @@ class Worker(Reporting):
         """Make the items of a batch that is a slice of a packed source; if that fails, all of them fail."""
         _, wire, form, start, stop = batch.values
         batch.stop = stop - start
-        self.task_name = part[-1]
+        self.task_name = part[4]
         self.words[control.claim_word(batch.seq)] = 1  # not to be taken back: a death must find its suspect
         self.words[control.ASIDE] = 1  # thousands of items, and imports, are no part of the first one's time
         self.shield()
@@ -469,10 +479,11 @@ def run_worker(
     from ...objects.outpost import Outpost
     from ...objects.usage import Usage
     from ..printed.streams import Tags
-    from ..processes.process import die_with_parent, redirect_output
+    from ..processes.process import die_before_others, die_with_parent, redirect_output
     from .inside import Inside
 
     die_with_parent(parent)
+    die_before_others()
     main_fd, side_fd, out_fd, err_fd, crash_fd = fds
     streams = redirect_output(out_fd, err_fd, crash_fd)
     all_words = memoryview(control.open_page(control_fd)).cast("Q")

@@ -27,6 +27,7 @@ from time import perf_counter, thread_time
 from ...errors import TaskCancelledError
 from ...objects.codec import Packed, is_atom, unpack
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
+from ..needs import NOTHING
 from ..wire import control
 from ..wire.failures import error_wire, known_error_wire, pack_or_name, read_error, unreadable
 from ..wire.tasks import LENDS_CPU, argument_name
@@ -133,10 +134,12 @@ class OwnChildren:
         if (
             ref.place != LATENT
             or options.num_cpus != 1.0
+            or options.needs is not NOTHING
             or options.num_returns != 1
             or not options.max_retries
             or options.retry_exceptions
             or options.batching
+            or options.runtime_env
         ):
             return None
         for arg in child.args:

@@ -215,14 +215,15 @@ class Reporting:
         while True:
             if quiet > IDLE_TICKS:
                 self._reporter_parked = True
-                self._reporter_lock.acquire()
+                if not self.inside.flows:  # none has begun before the line above
+                    self._reporter_lock.acquire()
                 quiet = 0
             self._reporter_lock.acquire(timeout=self.report_s)
             batch = self.batch
             if batch is None:
                 if self.inside.has_unsent():  # of a thread that belongs to no task
                     self.inside.send_open()
-                quiet += 1
+                quiet = 0 if self.inside.flows else quiet + 1
                 seen = (None, 0)
                 continue
             quiet = 0

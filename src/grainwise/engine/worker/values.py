@@ -45,6 +45,9 @@ class BorrowedRef(ObjectRef["Any"]):
             pass  # never finished
 
 
+_new_borrowed = BorrowedRef.__new__
+
+
 class Values:
     """Borrows what arrives, and packs what leaves.
 
@@ -77,7 +80,7 @@ class Values:
     def _borrow(self, identity: int, count: int = 1) -> BorrowedRef:
         ref = self._refs.get(identity)
         if ref is None:
-            ref = BorrowedRef()
+            ref = _new_borrowed(BorrowedRef)
             ref._id = identity
             ref._state = None
             ref._value = None
@@ -209,10 +212,31 @@ class Values:
         """
         return self.wire(self._pack(value, "result", "result"))
 
+    def pack_first(self, value: object) -> Any:
+        """Return the wire of the first value of a generator, for a task with one result.
+
+        Raises:
+            Exception: what it raised before that.
+        """
+        from . import yielding
+
+        if value.__class__ is not yielding.GENERATOR:
+            return self.pack_result(value)
+        values, error = yielding.take(value, 1, self.worker.task_name)
+        if error is not None and not values:
+            raise error
+        return values[0] if is_atom(values[0]) else self.pack_result(values[0])
+
     def pack_results(self, num_returns: int) -> Callable[[Any], tuple[Any, ...]]:
-        """Return what packs the value of a task with several results."""
+        """Return what packs the value of a task with several results, or of a generator."""
+        from . import yielding
+
+        if num_returns < 0:
+            return yielding.streamer(self.worker, num_returns)
 
         def pack_each(value: Any) -> tuple[Any, ...]:
+            if value.__class__ is yielding.GENERATOR:
+                return yielding.pack_first(self, value, num_returns)
             values = self.split_results(value, num_returns, self.worker.task_name)
             packed = [
                 v if is_atom(v) else self._pack(v, f"result {i}", f"result[{i}]")

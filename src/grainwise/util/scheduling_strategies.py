@@ -1,4 +1,4 @@
-"""`ray.util.scheduling_strategies`: where a task may run. There is one machine, so it always is that."""
+"""Where a task or actor may run. There is one machine, so only placement groups make a difference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ class NodeAffinitySchedulingStrategy:
 
 
 class PlacementGroupSchedulingStrategy:
-    """Run in a placement group."""
+    """Run with the resources of a placement group.
+
+    Args:
+        placement_group: the group; None for none, not even that of the task that submits.
+        placement_group_bundle_index: a bundle of it, -1 for any.
+        placement_group_capture_child_tasks: what the task submits goes to the same group, unless it says
+            otherwise.
+    """
 
     def __init__(
         self,

@@ -1,0 +1,1 @@
+"""Environments: what they are, the virtual environments and folders that they are made of, and their cache."""

@@ -1,0 +1,1 @@
+"""What is declared about tasks: resources, images, caching, and the other options."""

@@ -1,0 +1,1 @@
+"""What runs graphs: the scheduler, where it has tasks run, what it remembers."""

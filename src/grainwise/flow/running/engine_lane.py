@@ -1,0 +1,212 @@
+"""The lane that runs tasks in workers.
+
+A plain task is a remote call, and the scheduler waits for its ref. What needs somebody to stand by (a map, a
+time limit, calls that must not run twice at once) has a thread, which reports into a queue. Where there are
+both, the wait for refs is cut into slices.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from time import monotonic
+from typing import Any
+
+from ...api.map import map as map_items
+from ...api.tasks import remote
+from ...api.values import cancel, get, wait
+from .attempt import attempt_of, feasible_cpus, run_function, surroundings
+from .elements import ElementsRun
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...objects.ref import ObjectRef
+    from .jobs import Job
+    from .scheduler import Scheduler
+
+    Ended = tuple[Job, Any, BaseException | None]
+
+SLICE_S = 0.005
+
+
+class EngineLane:
+    """See the module docstring."""
+
+    is_immediate = False
+    """Whether jobs have ended when `submit` returns."""
+
+    def __init__(self) -> None:
+        self._refs: dict[ObjectRef[Any], Job] = {}
+        self._results: dict[int, ObjectRef[Any]] = {}
+        self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._n_threads = 0
+
+    def submit(self, job: Job, scheduler: Scheduler) -> None:
+        """Hand a job on."""
+        task = job.entity
+        if task.kind == "map":
+            run = ElementsRun(job, scheduler, is_inline=False)
+            job.cancel = run.cancel
+            self._in_thread(job, run.run)
+        elif task.stand_in is not None:  # a test's mock: it can't travel
+            self._done.put(_run_here(job))
+        elif _is_watched(job):
+            watched = _Watched(job)
+            job.cancel = watched.cancel
+            self._in_thread(job, watched.run)
+        else:
+            ref = remote_of(task, job.options).remote(**{**job.values, **job.refs})
+            self._refs[ref] = job
+            job.cancel = lambda: cancel(ref)
+
+    def _in_thread(self, job: Job, act: Any) -> None:
+        import contextvars
+
+        def run() -> None:
+            try:
+                ended: Ended = (job, act(), None)
+            except BaseException as error:
+                ended = (job, None, error)
+            self._done.put(ended)
+
+        self._n_threads += 1
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(run,), name=f"flow {job.path}", daemon=True).start()
+
+    def wait(self, timeout_s: float | None) -> list[Ended]:
+        """Return what has ended, at least one job, or nothing when the time is over or `wake` was called."""
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while True:
+            ended = self._drain()
+            if ended is not None:
+                return ended
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return []
+            if not self._refs:
+                try:
+                    first = self._done.get(timeout=left)
+                except queue.Empty:
+                    return []
+                return self._counted([first])
+            if self._n_threads:
+                left = SLICE_S if left is None else min(SLICE_S, left)
+            ready = wait(list(self._refs), num_returns=1, timeout=left)[0]
+            if ready:
+                more = wait(list(self._refs), num_returns=len(self._refs), timeout=0)[0]
+                return [self._fetched(ref) for ref in more or ready]
+
+    def _drain(self) -> list[Ended] | None:
+        """Return what is in the queue, None if it is empty."""
+        found = []
+        try:
+            while True:
+                found.append(self._done.get_nowait())
+        except queue.Empty:
+            return self._counted(found) if found else None
+
+    def _counted(self, found: list[Ended | None]) -> list[Ended]:
+        ended = [each for each in found if each is not None]
+        self._n_threads -= sum(_has_thread(job) for job, _, _ in ended)
+        return ended
+
+    def _fetched(self, ref: ObjectRef[Any]) -> Ended:
+        job = self._refs.pop(ref)
+        try:
+            value = get(ref)
+        except Exception as error:
+            return job, None, error
+        self._results[id(job)] = ref
+        return job, value, None
+
+    def wake(self) -> None:
+        """End a `wait`; any thread may call it."""
+        self._done.put(None)
+
+    def facts(self, job: Job) -> dict[str, Any]:
+        """Return what is known of the process that ran a job."""
+        return {}
+
+    def ref_of(self, job: Job) -> Any:
+        """Return the ref of a job's result, if the engine holds it."""
+        return self._results.pop(id(job), None)
+
+    def close(self) -> None:
+        """Cancel what is left."""
+        for ref in self._refs:
+            cancel(ref)
+        self._refs.clear()
+
+
+def _has_thread(job: Job) -> bool:
+    return job.entity.kind == "map" or (job.entity.stand_in is None and _is_watched(job))
+
+
+def _is_watched(job: Job) -> bool:
+    """Say whether somebody must stand by: it has a time limit, or must not run twice at once."""
+    cache = job.options.cache
+    return job.options.timeout_s is not None or bool(job.key and cache is not None and cache.serialize)
+
+
+def _run_here(job: Job) -> Ended:
+    try:
+        with surroundings(job.options.variables, None):
+            return job, run_function(job.entity, job.values), None
+    except Exception as error:
+        return job, None, error
+
+
+class _Watched:
+    """Runs a job that has a time limit, or that must not run twice at once."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._results: Any = None
+        self._is_cancelled = False
+
+    def run(self) -> Any:
+        job = self._job
+        if job.key is None or job.options.cache is None or not job.options.cache.serialize:
+            return self._attempt()
+        from .caching import cache_store
+
+        store = cache_store()
+        with store.one_at_a_time(job.key, is_wanted=True):
+            found, value = store.get(job.key)
+            if not found:
+                value = self._attempt()
+                store.put(job.key, value, job.entity.name)
+            return value
+
+    def _attempt(self) -> Any:
+        job = self._job
+        function = remote_of(job.entity, job.options, is_one_item=True)
+        self._results = map_items(
+            function, [job.values], timeout=job.options.timeout_s, progress=False, return_exceptions=False
+        )
+        if self._is_cancelled:
+            self._results.close()
+        return next(self._results)
+
+    def cancel(self) -> None:
+        """Stop it."""
+        self._is_cancelled = True
+        if self._results is not None:
+            self._results.close()
+
+
+# -- remote functions of tasks ---------------------------------------------------------------------------
+
+
+def remote_of(task: Any, options: Any, *, is_one_item: bool = False) -> Any:
+    """Return the remote function that runs a task with these options; each is made once."""
+    made = task.__dict__.setdefault("_remotes", {})
+    variables = tuple(sorted(options.variables.items()))
+    num_cpus = feasible_cpus(options.num_cpus)
+    key = (variables, options.memory_bytes, num_cpus, is_one_item)
+    function = made.get(key)
+    if function is None:
+        attempt = attempt_of(task, options)
+        called = attempt.of_dict if is_one_item else attempt
+        function = made[key] = remote(num_cpus=num_cpus, max_retries=0, name=task.name)(called)
+    return function

@@ -1,0 +1,1 @@
+"""What runs: tasks, dynamic workflows, maps of tasks."""

@@ -1,0 +1,1 @@
+"""Annotations become closures that check, and convert, the values of tasks."""

@@ -1,0 +1,1 @@
+"""Workflows: traced from a function, put together by hand, and their launch plans."""
