@@ -1,10 +1,12 @@
 """A limit on the tasks that run at once: sorts that need much memory each.
 
-What the manuals advise: a task counts as one CPU, and as many run as there are CPUs. Where that is too many, because
-each takes much memory, ask for more CPUs than it uses (or for a share of another resource): fewer run at once.
+What the manuals advise: a task counts as one CPU, and as many run as there are CPUs. Where that is too many,
+because each takes much memory, ask for more CPUs than it uses (or for a share of another resource): fewer run
+at once.
 
-What happens here: the same. How much memory a task is going to take can't be known before it runs, so the naive form
-is as fast and takes as much more memory as more tasks run at once; the limit is for when that is too much.
+What happens here: the same. How much memory a task is going to take can't be known before it runs, so the
+naive form is as fast and takes as much more memory as more tasks run at once; the limit is for when that is
+too much.
 """
 
 import time
@@ -40,7 +42,7 @@ def recommended():
 def is_same_one_by_one(found, expected):
     """Say whether the results are the same, and the limited tasks ran one after the other."""
     times = sorted(spent for _, spent in expected)
-    assert all(first[1] <= second[0] for first, second in zip(times, times[1:]))
+    assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:]))  # noqa: RUF007 - from 3.10 on
     return [result for result, _ in found] == [result for result, _ in expected]
 
 

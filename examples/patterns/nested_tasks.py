@@ -1,11 +1,11 @@
 """Tasks that start tasks: an integral whose halves are tasks of their own, until they are exact enough.
 
-What the manuals advise: nest tasks only down to a size that is worth one, and do what is smaller in place; a tree
-of small tasks costs more than its work.
+What the manuals advise: nest tasks only down to a size that is worth one, and do what is smaller in place; a
+tree of small tasks costs more than its work.
 
-What happens here: a task that waits for children of its own runs them itself where they have not begun, without a
-message, so the tree may go all the way down. What is passed down is copied at each level, though: a sort that
-hands its halves on as lists is better off with few levels.
+What happens here: a task that waits for children of its own runs them itself where they have not begun,
+without a message, so the tree may go all the way down. What is passed down is copied at each level, though: a
+sort that hands its halves on as lists is better off with few levels.
 """
 
 import math
