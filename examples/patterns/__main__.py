@@ -1,6 +1,7 @@
 """Runs all scripts and prints a table: `python examples/patterns [--quick] [--ray] [NAME ...]`.
 
-With `--ray` the same scripts run on Ray as well, where it is installed, with the same `import grainwise as ray`.
+With `--ray` the same scripts run on Ray as well, where it is installed:
+`import grainwise as ray` means Ray then.
 """
 
 import json
@@ -41,16 +42,18 @@ def main():
     with_ray = "--ray" in sys.argv
     names = [word for word in sys.argv[1:] if not word.startswith("--")]
     names = names or [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem not in NO_SCRIPTS]
-    heads = ["script", *(["Ray, naive", "Ray, recommended"] * with_ray), "naive", "recommended", "ratio", "report"]
+    theirs = ["Ray, naive", "Ray, recommended"] if with_ray else []
+    heads = ["script", *theirs, "naive", "recommended", "ratio", "report"]
     print("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 2) + "---|")
     for name in names:
         found = figures(name)
         row = [f"[{name}]({name}.py)"]
         if with_ray:
-            theirs = figures(name, on_ray=True)
-            row += [ms(theirs, "naive_s"), ms(theirs, "recommended_s")]
+            on_ray = figures(name, on_ray=True)
+            row += [ms(on_ray, "naive_s"), ms(on_ray, "recommended_s")]
         row += [ms(found, "naive_s"), ms(found, "recommended_s")]
-        row += [f"{found['naive_s'] / found['recommended_s']:.2f}", ", ".join(found["findings"])] if found else ["", ""]
+        if found:
+            row += [f"{found['naive_s'] / found['recommended_s']:.2f}", ", ".join(found["findings"])]
         print("| " + " | ".join(row) + " |", flush=True)
 
 
