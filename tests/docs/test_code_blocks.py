@@ -68,8 +68,9 @@ FILES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.
 
 
 @pytest.mark.parametrize("name", [path.relative_to(ROOT).as_posix() for path in FILES])
-def test_code_blocks_run(name: str) -> None:
-    result = run_script(make_program((ROOT / name).read_text()), timeout=TIMEOUT_S)
+def test_code_blocks_run(name: str, tmp_path: Path) -> None:
+    env = {"GRAINWISE_CACHE_DIR": str(tmp_path)}
+    result = run_script(make_program((ROOT / name).read_text()), timeout=TIMEOUT_S, env=env)
     assert result.returncode == 0, (
         f"{name} (program.py has its line numbers):\n{result.stdout}{result.stderr}"
     )

@@ -58,6 +58,7 @@ assert_type(nothing.remote(), ObjectRef[None])
 assert_type(remote(plain).remote(1.0, times=2), ObjectRef[list[float]])
 assert_type(remote(num_cpus=2)(plain).remote(1.0), ObjectRef[list[float]])
 assert_type(double.options(num_cpus=0.5, max_retries=0, retry_exceptions=True).remote(1), ObjectRef[int])
+assert_type(double.options(runtime_env={"env_vars": {"A": "1"}}).remote(1), ObjectRef[int])
 assert_type(grainwise.remote(lambda: "made here").remote(), ObjectRef[str])
 
 # Several results: one ref each. Their types stay open, since a type variable cannot take a tuple apart.

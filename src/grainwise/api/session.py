@@ -78,7 +78,7 @@ def init(
         resources: custom resources, `{"name": amount}`: whatever tasks and actors should not have more of at
             the same time.
         runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`,
-            `pip` or `uv`, ...; what their own option says is added. It is made when the first task needs it.
+            `pip` or `uv`, ...; what their own option says is added. It is made at once.
         namespace: what `get_runtime_context().namespace` says.
         local_mode: warns: tasks run in workers all the same.
         labels: no effect.
@@ -219,7 +219,7 @@ def _start(settings: Any, runtime_env: str = "") -> EngineLike:
         digits = os.urandom(16).hex()
         _namespace = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
-        pool = open_pool(settings, _namespace)
+        pool = open_pool(settings, _namespace, is_own=not runtime_env)
         from ..engine.driver.engine import Engine  # while the template boots
 
         try:

@@ -139,6 +139,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         batching: Batching | None = None,
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
@@ -147,6 +148,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         batching: Batching | None = None,
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
     @overload
     def options(
@@ -155,6 +157,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         batching: Batching | None = None,
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
     @overload
     def options(
@@ -164,6 +167,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
         _generator_backpressure_num_objects: int | None = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
@@ -325,6 +329,7 @@ def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the f
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
     _generator_backpressure_num_objects: int | None = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _Decorator: ...  # fmt: skip
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
@@ -333,6 +338,7 @@ def remote(  # type: ignore[overload-overlap]  # as above
     batching: Batching | None = None,
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _DecoratorNone: ...  # fmt: skip
 @overload
 def remote(
@@ -341,6 +347,7 @@ def remote(
     batching: Batching | None = None,
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _DecoratorMany: ...  # fmt: skip
 @overload
 def remote(
@@ -350,6 +357,7 @@ def remote(
     concurrency_groups: dict[str, int] | None = None,
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _ActorDecorator: ...  # fmt: skip
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.

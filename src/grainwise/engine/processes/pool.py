@@ -341,12 +341,13 @@ class Pool:
             self.poller.close()
 
 
-def open_pool(settings: Settings, namespace: str = "") -> Pool:
+def open_pool(settings: Settings, namespace: str = "", *, is_own: bool = True) -> Pool:
     """Start a pool's template, which boots while the rest of the engine is still being imported.
 
     Args:
         settings: of the session.
         namespace: where its tasks look up actors by default.
+        is_own: tasks run in the program's own environment; else its template is not started yet.
 
     Raises:
         WorkerStartError: it can't be started; nothing is left open.
@@ -365,7 +366,8 @@ def open_pool(settings: Settings, namespace: str = "") -> Pool:
     )
     pool = Pool(told, settings.threads_per_worker)
     try:
-        pool.start_template()
+        if is_own:
+            pool.start_template()
     except BaseException:
         pool.close()
         raise
