@@ -116,7 +116,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     engine.dispatcher.by_number.pop(handle.number, None)
     engine.borders.end_loans(handle)
     engine.pool.remove(handle)
-    if not (handle.is_up and blames_task) and engine.pool.note_start_failure():
+    if not (handle.is_up and blames_task) and handle.verdict is None and engine.pool.note_start_failure():
         fail_everything(engine, WorkerStartError(detail=detail or _last_words(engine, handle)))
 
 
