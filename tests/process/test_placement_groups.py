@@ -310,8 +310,8 @@ def test_children_go_to_the_group_of_their_parent_if_that_is_asked_for() -> None
 @pytest.mark.parametrize(
     ("options", "bundle", "text"),
     [
-        ({"num_cpus": 2}, -1, "cannot fit into any bundles of its placement group"),
-        ({"num_gpus": 1}, 1, "cannot fit into bundle 1 of its placement group"),
+        ({"num_cpus": 2}, -1, "cannot fit into any bundles for the placement group"),
+        ({"num_gpus": 1}, 1, "cannot fit into bundle 1 for the placement group"),
         ({"resources": {"tape": 1}}, -1, "the bundles are: CPU=1, GPU=1; CPU=1"),
     ],
 )

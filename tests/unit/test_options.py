@@ -81,6 +81,7 @@ def new_ref() -> Any:
         ("num_cpus", math.nan, ValueError, "got nan"),
         ("num_cpus", "2", TypeError, "option num_cpus expected a number, got str"),
         ("num_cpus", True, TypeError, "got bool"),
+        ("num_cpus", 0.00001, ValueError, "option num_cpus expected parts of 0.0001 at least, got 1e-05"),
         ("num_returns", -1, ValueError, "option num_returns expected at least 0, got -1"),
         ("num_returns", 1.0, TypeError, "option num_returns expected an int, got float"),
         ("num_returns", False, TypeError, "got bool"),

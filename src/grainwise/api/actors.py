@@ -447,7 +447,10 @@ def _check_number(name: str, value: Any, kinds: tuple[type, ...], least: float) 
 
 
 def _check_num_cpus(name: str, value: Any) -> float:
-    return float(_check_number(name, value, (int, float), 0))
+    number = float(_check_number(name, value, (int, float), 0))
+    if 0 < number < 1e-4:
+        raise ValueError(f"option {name} expected parts of 0.0001 at least, got {value}")
+    return number
 
 
 def _check_count(name: str, value: Any) -> int:

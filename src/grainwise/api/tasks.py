@@ -392,6 +392,8 @@ def _check_num_cpus(value: Any) -> float:
         raise TypeError(f"option num_cpus expected a number, got {type(value).__name__}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"option num_cpus expected at least 0, got {value}")
+    if 0 < value < 1e-4:
+        raise ValueError(f"option num_cpus expected parts of 0.0001 at least, got {value}")
     return float(value)
 
 
