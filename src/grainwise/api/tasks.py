@@ -499,6 +499,8 @@ def _check_num_cpus(value: Any) -> float:
         raise TypeError(f"The type of keyword 'num_cpus' must be a number, but received type {type(value)}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"The quantity of resource num_cpus cannot be negative or endless, got {value}")
+    if 0 < value < 1e-4:
+        raise ValueError(f"option num_cpus expected parts of 0.0001 at least, got {value}")
     return float(value)
 
 

@@ -45,7 +45,11 @@ def init(address: str | None = None, **options: Any) -> Any:
     """
     import grainwise
 
-    kept = {name: value for name, value in options.items() if name not in _IGNORED and name[:1] != "_"}
+    kept = {
+        name: value
+        for name, value in options.items()
+        if name == "_memory" or (name not in _IGNORED and name[:1] != "_")
+    }
     return grainwise.init(address, **kept)
 
 
