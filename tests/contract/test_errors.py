@@ -38,7 +38,9 @@ def test_an_error_is_a_ray_task_error_and_of_its_own_class() -> None:
     assert error.as_instanceof_cause() is not None  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kind", [ValueError, KeyError, ZeroDivisionError, AttributeError, OSError, RuntimeError])
+@pytest.mark.parametrize(
+    "kind", [ValueError, KeyError, ZeroDivisionError, AttributeError, OSError, RuntimeError]
+)
 def test_except_clauses_name_the_builtin_class(kind: type[Exception]) -> None:
     @ray.remote
     def fail() -> None:

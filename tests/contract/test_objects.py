@@ -181,7 +181,7 @@ def test_registered_serializers() -> None:
 def test_identities_of_refs() -> None:
     ref, other = ray.put(1), ray.put(1)
     assert ref != other
-    assert ref == ref  # noqa: PLR0124 -- that is the question
+    assert ref == ref
     assert len({ref, other, ref}) == 2
     assert len(ref.binary()) == 28
     assert ref.hex() == ref.binary().hex()

@@ -129,8 +129,8 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(
-            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object refs; "
-            f"kill() ends actors"
+            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object "
+            f"refs; kill() ends actors"
         )
     engine().cancel(ref, force=force, recursive=recursive)
 
