@@ -158,8 +158,8 @@ def cancel(
         ref = ref._generator_ref
     if not isinstance(ref, ObjectRef):
         raise TypeError(
-            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object refs; "
-            f"kill() ends actors"
+            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object "
+            f"refs; kill() ends actors"
         )
     engine().cancel(ref, force=force, recursive=recursive)
 
