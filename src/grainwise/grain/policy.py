@@ -227,7 +227,7 @@ class Policy:
         if self._keys.turn or not roster.idle or roster.cpus_in_use + cpus > self.num_cpus + EPSILON:
             return None
         known = self._keys.known.get(key)
-        if known is None or known.home is not None:
+        if known is None or known.home is not None or known.max_workers:
             return None
         worker = next(reversed(roster.idle))
         roster.hold(worker, [(key, 1)])

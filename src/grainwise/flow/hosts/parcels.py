@@ -83,7 +83,7 @@ class Noted:
 
     __slots__ = ("attempts", "entry", "files", "pid")
 
-    def __init__(self, entry: Any, attempts: int, pid: int, files: dict[str, Any]) -> None:
+    def __init__(self, entry: Any, attempts: int, pid: int | None, files: dict[str, Any]) -> None:
         self.entry = entry
         self.attempts = attempts
         self.pid = pid

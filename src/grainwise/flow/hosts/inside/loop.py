@@ -2,16 +2,16 @@
 
 States of a connection: *greeting* until the program has proved that it knows the key, then *idle*, and *busy*
 from START to DONE. The host is *leaving* once it takes no more connections: it was told to stop, nothing has
-been asked of it for its time to live, or the modules that its replicas have loaded have changed. A host that is
-leaving serves what is under way, then ends.
+been asked of it for its time to live, or the modules that its replicas have loaded have changed. A host that
+is leaving serves what is under way, then ends.
 
 How the end of its time to live meets a program that connects, in this order, under the host's lock:
 
 1. The host takes the lock, or tries again later: who holds it is starting a host, and will find this one.
 2. It accepts whatever waits. If there was anything, it stays.
 3. It removes its folder. From now on nobody finds it, and whoever wants the environment waits for the lock.
-4. It closes the listener. A program that connected between 2 and 3 finds an end of file instead of a challenge,
-   and looks again.
+4. It closes the listener. A program that connected between 2 and 3 finds an end of file instead of a
+   challenge, and looks again.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 GREETING_LIMIT_S = 10.0
+FRESH_S = 1.0
+"""So long the host waits for the first request of who has connected."""
 LOOK_S = 1.0
 LOCK_WAIT_S = 0.05
 MAX_FUNCTION_BYTES = 256 << 20
@@ -84,6 +86,8 @@ class Connection:
         outgoing: frames that are not sent, the first perhaps in part.
         request: what is under way, None if it is idle.
         begun_s: when it connected.
+        is_fresh: it has asked for nothing yet.
+        is_writing: the selector says when the socket takes more.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -93,6 +97,7 @@ class Connection:
         self.outgoing: deque[Outgoing] = deque()
         self.request: Request | None = None
         self.begun_s = time.monotonic()
+        self.is_fresh = True
         self.is_writing = False
 
     def fileno(self) -> int:
@@ -138,6 +143,7 @@ class Loop:
         self._files: dict[str, Any] = {}
         self._replicas: dict[int, int] = {}
         self._used_s = time.monotonic()
+        self._keep_s = self._used_s + GREETING_LIMIT_S  # who started it will come
         self._begun_s = time.time()
         self._is_stopped = False
         self._selector = selectors.DefaultSelector()
@@ -201,13 +207,14 @@ class Loop:
             return False
         if self._listener is None:
             return True
-        return time.monotonic() - self._used_s >= self._description["ttl_s"] and self._leave()
+        return self._left_s() <= 0 and self._leave()
+
+    def _left_s(self) -> float:
+        """Return for how many seconds it stays if nobody asks for anything."""
+        return max(self._used_s + self._description["ttl_s"], self._keep_s) - time.monotonic()
 
     def _patience(self) -> float:
-        if self._is_busy():
-            return LOOK_S
-        left_s = self._used_s + self._description["ttl_s"] - time.monotonic()
-        return min(max(left_s, 0.001), LOOK_S)
+        return LOOK_S if self._is_busy() else min(max(self._left_s(), 0.001), LOOK_S)
 
     def _leave(self) -> bool:
         """Stop listening at the end of the time to live; false if somebody came, or holds the lock."""
@@ -218,7 +225,7 @@ class Loop:
                 self._place.remove()
                 self._stop_listening()
         except BlockingIOError:
-            self._used_s += LOCK_WAIT_S
+            self._keep_s = time.monotonic() + LOCK_WAIT_S
             return False
         return True
 
@@ -276,7 +283,7 @@ class Loop:
             connection = Connection(sock)
             self._connections[connection.fileno()] = connection
             self._selector.register(sock, selectors.EVENT_READ)
-            self._used_s = time.monotonic()
+            self._keep_s = max(self._keep_s, time.monotonic() + FRESH_S)
             self._post(connection, control_frame(CHALLENGE, VERSION + connection.nonce))
         return is_any
 
@@ -349,6 +356,11 @@ class Loop:
             pass  # of a request that was refused: more may have been under way
         elif connection.request is not None:
             raise ProtocolError(f"frame {frame.kind} while a map is under way")
+        elif frame.kind in (START, STATUS) and connection.is_fresh:
+            connection.is_fresh = False
+            if not any(each.is_fresh for each in self._connections.values()):
+                self._keep_s = 0.0
+            self._handle(connection, frame)
         elif frame.kind == FUNCTION:
             digest, entry = frame.value()
             self._keep(digest, entry)
@@ -370,7 +382,7 @@ class Loop:
         answer = proof(self._key, b"host", connection.nonce, nonce)
         connection.nonce = b""
         connection.reader.trust()
-        self._used_s = time.monotonic()
+        self._keep_s = time.monotonic() + FRESH_S
         self._post(connection, control_frame(WELCOME, answer, os.getpid()))
 
     def _keep(self, digest: bytes, entry: Any) -> None:

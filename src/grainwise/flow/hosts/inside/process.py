@@ -1,8 +1,8 @@
 """The host's process: from its start to its end.
 
-It is started by exec, with the listening socket and nothing else of the program that starts it, and leaves that
-program's session: it is nobody's child, and a signal from the terminal does not reach it. Its replicas are the
-workers of an engine of its own, so they end with it however it ends.
+It is started by exec, with the listening socket and nothing else of the program that starts it, and leaves
+that program's session: it is nobody's child, and a signal from the terminal does not reach it. Its replicas
+are the workers of an engine of its own, so they end with it however it ends.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _warm_up(place: Place, enter: Enter, count: int, loop: Loop) -> None:
         results = engine_map(WarmUp(enter, path, count), range(count), return_exceptions=True)
         for noted in results:
             if isinstance(noted, BaseException):
-                print(f"a replica could not be warmed up: {noted}", file=sys.stderr)
+                sys.stderr.write(f"a replica could not be warmed up: {noted}\n")
             else:
                 loop.tell(noted)
         os.unlink(path)

@@ -2,9 +2,9 @@
 
     loop ──ITEMS──► inbox ──► grainwise.map ──► outbox ──RESULTS──► loop
 
-The map takes from the inbox when its workers need more, and each frame that it has emptied is a credit for the
-program to send another: a million elements never lie here at once. The outbox holds what the loop has not sent;
-when that is much, the map waits.
+The map takes from the inbox when its workers need more, and each frame that it has emptied is a credit for
+the program to send another: a million elements never lie here at once. The outbox holds what the loop has not
+sent; when that is much, the map waits.
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ class Request:
 
     def _note(self, noted: Noted) -> Any:
         """Keep what a replica says of itself; return what the program wants to know."""
-        self.replicas.add(noted.pid)
+        if noted.pid is not None:
+            self.replicas.add(noted.pid)
         self.files.update(noted.files)
         if noted.attempts == 1:
             return noted.entry
@@ -210,9 +211,12 @@ class Request:
                 timeout=start.timeout_s,
                 setup=self._prepare,
             )
-            if not isinstance(again, BaseException):
-                return again if again.__class__ is Noted else Noted(again, 2, 0, {})
-            return self._entry_of(again, 2)
+            if isinstance(again, BaseException):
+                return self._entry_of(again, 2)
+            if again.__class__ is not Noted:
+                return Noted(again, 2, None, {})
+            again.attempts += 1
+            return again
         retries = start.retries
         if isinstance(error, WorkerCrashedError) and start.timeout_s is None:
             retries = max(1, retries)
