@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -288,6 +289,15 @@ def test_replicas_have_the_folder_and_variables_of_the_definition(
     assert host.call(os.getenv, ("MODEL",)) == "small"
     assert host.call(os.getenv, ("OMP_NUM_THREADS",)) == "3"
     host.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing bounds it")
+def test_a_task_cannot_allocate_more_than_its_environment_allows() -> None:
+    host = find_or_start(Definition("bounded", memory_bytes=100 << 20))
+    small, large = host.map(lambda nbytes: len(bytearray(nbytes)), [50 << 20, 200 << 20])
+    assert small.value == 50 << 20
+    assert isinstance(large.error, MemoryError)
+    assert host.call(functions.double, (3,)) == 6
 
 
 def test_a_task_that_waits_for_its_own_environment_does_not_starve() -> None:

@@ -278,6 +278,33 @@ def test_a_module_that_stays_as_it_is_keeps_its_replica(
     assert len(pids) == 1
 
 
+def test_a_module_that_is_edited_while_its_replica_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "busy_module.py"
+    text = "import os, time\n\ndef wait(path):\n    open(path + '.waits', 'w').close()\n"
+    text += "    while not os.path.exists(path):\n        time.sleep(0.002)\n    return VERSION\n\nVERSION = "
+    module.write_text(text + "1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import importlib
+
+    busy = importlib.import_module("busy_module")
+    host = find_or_start(Definition("busy", replicas=(1, 1)))
+    found: list[int] = []
+    first = threading.Thread(target=lambda: found.append(host.call(busy.wait, (str(tmp_path / "go"),))))
+    first.start()
+    wait_for_file(tmp_path / "go.waits")
+    module.write_text(text + "2\n")
+    second = threading.Thread(target=lambda: found.append(host.call(busy.wait, (str(tmp_path / "go"),))))
+    second.start()
+    while the_host().num_busy < 2:
+        pass
+    (tmp_path / "go").touch()
+    first.join()
+    second.join()
+    assert sorted(found) == [1, 2]
+
+
 def test_a_long_map_goes_on_while_its_host_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "passing_module.py"
     module.write_text("def double(x):\n    return 2 * x\n")

@@ -41,7 +41,8 @@ class Definition:
         packages: names what the interpreter has installed, such as the digest of an image; "" for its own.
         variables: environment variables of the replicas, on top of the program's.
         cpus: of each replica; bounds the thread pools of native libraries. None: one thread.
-        memory_bytes: what a replica may use at most; None for no limit.
+        memory_bytes: what tasks may allocate in a replica, beyond what it begins with; more fails with
+            `MemoryError`. None for no limit. Linux only.
         modules: imported once, ahead of the replicas, which share them: packages, not the user's own.
         on_enter: called in each replica before its first element.
         on_exit: called in each replica before it ends, unless it is killed.

@@ -68,7 +68,9 @@ def show_hosts(hosts: list[HostStatus]) -> list[str]:
     """Return hosts as lines of a table."""
     if not hosts:
         return ["No environment is warm."]
-    rows = [("NAME", "FINGERPRINT", "PID", "REPLICAS", "CLIENTS", "BUSY", "IDLE", "TTL", "MEMORY")]
+    rows: list[tuple[str, ...]] = [
+        ("NAME", "FINGERPRINT", "PID", "REPLICAS", "CLIENTS", "BUSY", "IDLE", "TTL", "MEMORY")
+    ]
     for each in hosts:
         numbers = (each.pid, len(each.replicas), each.num_clients, each.num_busy)
         times = (f"{each.idle_s:.0f} s", f"{each.ttl_s:g} s", f"{each.memory_bytes / 1e6:.0f} MB")

@@ -76,7 +76,7 @@ class Link:
         try:
             return self._reader.read()
         except (EOFError, OSError) as error:
-            raise HostLostError(f"the host {self.pid} has gone: {error or 'end of file'}") from error
+            raise HostLostError(f"the host {self.pid} has gone: {str(error) or 'end of file'}") from error
 
     def is_readable(self) -> bool:
         """Say whether something has come."""

@@ -81,7 +81,8 @@ def _serve(place: Place, listener: socket.socket, log: Log, began_ns: int) -> No
     from .loop import Loop
     from .replica import Enter
 
-    enter = Enter(place.fingerprint, description["folder"], place.read("hooks") or b"", began_ns)
+    hooks, memory_bytes = place.read("hooks") or b"", description["memory_bytes"]
+    enter = Enter(place.fingerprint, description["folder"], hooks, began_ns, memory_bytes)
     loop = Loop(place, listener, enter, description, log.trim)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
@@ -90,7 +91,7 @@ def _serve(place: Place, listener: socket.socket, log: Log, began_ns: int) -> No
         threading.Thread(target=_warm_up, args=arguments, name="warm-up", daemon=True).start()
     loop.run()
     if description["has_exit_hook"]:
-        loop.end_replicas(EXIT_LIMIT_S)
+        loop.replicas.end(EXIT_LIMIT_S)
 
 
 def _own_path(description: dict[str, Any], root: str) -> list[str]:
