@@ -1,4 +1,4 @@
-"""Runs all scripts and prints a table: `python examples/patterns [--quick] [--ray] [NAME ...]`.
+"""Runs all scripts and prints a table: `python examples/patterns [--quick|--long] [--ray] [NAME ...]`.
 
 With `--ray` the same scripts run on Ray as well, where it is installed:
 `import grainwise as ray` means Ray then.
@@ -21,10 +21,10 @@ def figures(name, *, on_ray=False):
     """Run a script; return its figures, None where it fails."""
     script = str(FOLDER / f"{name}.py")
     program = ["-c", ON_RAY, script] if on_ray else [script]
-    options = ["--json", *(["--quick"] if "--quick" in sys.argv else [])]
+    options = ["--json", *(option for option in ("--quick", "--long") if option in sys.argv)]
     try:
         done = subprocess.run(
-            [sys.executable, *program, *options], capture_output=True, text=True, timeout=300, check=True
+            [sys.executable, *program, *options], capture_output=True, text=True, timeout=100, check=True
         )
     except subprocess.SubprocessError as error:
         print(f"{name}{' on Ray' * on_ray}: {getattr(error, 'stderr', '') or error}", file=sys.stderr)
