@@ -35,6 +35,7 @@ def init(
     ignore_reinit_error: bool = False,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
+    _memory: float | None = None,
     runtime_env: dict[str, Any] | None = None,
     namespace: str | None = None,
     local_mode: bool = False,
@@ -77,6 +78,8 @@ def init(
             named as in CUDA_VISIBLE_DEVICES, else by number.
         resources: custom resources, `{"name": amount}`: whatever tasks and actors should not have more of at
             the same time.
+        _memory: bytes that tasks and actors may reserve with `memory=`; by default the memory less the object
+            store.
         runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`,
             `pip` or `uv`, ...; what their own option says is added. It is made at once.
         namespace: what `get_runtime_context().namespace` says.
@@ -114,7 +117,7 @@ def init(
         current.check_not_foreign()
         settings = resolve(
             num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report, num_gpus,
-            resources,
+            resources, _memory,
         )  # fmt: skip
         if address or namespace is not None or local_mode:
             check_init(

@@ -47,7 +47,10 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "POLARS_MAX_THREADS",
 )
-WARM_MODULES = ("numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL")
+WARM_MODULES = (
+    "numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL",
+    "grainwise.flow.tasks.task", "grainwise.flow.mapping.elements",
+)  # fmt: skip
 """Imported by the template when the driver has them: then no worker has to."""
 STAND_INS = ("grainwise.as_ray.loaded",)
 """The same, but by no means left out: what changes the meaning of an import."""

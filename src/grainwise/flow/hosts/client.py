@@ -1,10 +1,11 @@
 """A program's side of an environment: `find_or_start`, and the maps and calls that its host runs.
 
-One connection carries one map at a time; those that are free are kept for the next. So many threads may use one
-`Host`, a map that is left early ends by closing its connection, and what a program owes a host ends with it.
+One connection carries one map at a time; those that are free are kept for the next. So threads may share
+a `Host`, a map that is left early ends by closing its connection, and what a program has under way ends with
+the program.
 
-When the host is gone (killed, at the end of its time to live, renewed because a module was edited), the elements
-that have not come back are sent to another one: results come in order, so these are the last ones sent.
+When the host is gone (killed, at the end of its time to live, renewed because a module was edited), the
+elements that have not come back are sent to another one: results come in order, so these are the last ones.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ class Host:
     ) -> Iterator[Outcome]:
         """Call a function on every item in the replicas; yield what became of each, in order, as it comes.
 
-        Nothing is raised for an element that failed: its outcome says so. Closing the iterator, or dropping it,
-        cancels the rest. Elements are batched by measured cost; large arrays go through shared memory and
+        Nothing is raised for an element that failed: its outcome says so. Closing the iterator, or dropping
+        it, cancels the rest. Elements are batched by measured cost; large arrays go through shared memory and
         arrive read-only. An element whose replica died runs once more, even without `retries`.
 
         Args:
@@ -215,7 +216,8 @@ class _Start:
     ) -> None:
         if not callable(function):
             raise TypeError(f"map() expected a function, got {type(function).__name__}")
-        for name, number, least in (("retries", retries, 0), ("concurrency", concurrency or 1, 1)):
+        bound = 1 if concurrency is None else concurrency
+        for name, number, least in (("retries", retries, 0), ("concurrency", bound, 1)):
             if isinstance(number, bool) or not isinstance(number, int):
                 raise TypeError(f"map({name}=...) expected an int, got {type(number).__name__}")
             if number < least:
@@ -339,7 +341,10 @@ class _Sending:
             except Exception:
                 entry = self._unsendable(item)
             entries.append(entry)
-            nbytes += entry.nbytes if entry.__class__ is Parcel else len(entry) if entry.__class__ is bytes else 0
+            if entry.__class__ is bytes:
+                nbytes += len(entry)
+            elif entry.__class__ is Parcel:
+                nbytes += entry.nbytes
             if len(entries) >= FRAME_ITEMS or nbytes >= FRAME_BYTES or perf_counter() > deadline:
                 return entries
         self._is_exhausted = True
@@ -369,7 +374,7 @@ def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any
     with results:
         for index, entry in enumerate(results):
             if isinstance(entry, BaseException):
-                text = str(getattr(entry, "traceback_text", ""))
-                yield Outcome(index, None, entry, text, 1 + max(1, start.retries), getattr(entry, "pid", None))
+                text, pid = str(getattr(entry, "traceback_text", "")), getattr(entry, "pid", None)
+                yield Outcome(index, None, entry, text, 1 + max(1, start.retries), pid)
             else:
                 yield outcome_of(entry, index)

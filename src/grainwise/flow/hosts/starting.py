@@ -76,7 +76,7 @@ class Link:
         try:
             return self._reader.read()
         except (EOFError, OSError) as error:
-            raise HostLostError(f"the host {self.pid} has gone: {error or 'end of file'}") from error
+            raise HostLostError(f"the host {self.pid} has gone: {str(error) or 'end of file'}") from error
 
     def is_readable(self) -> bool:
         """Say whether something has come."""
@@ -172,7 +172,7 @@ def reach(definition: Definition) -> tuple[str, Link]:
         except BlockingIOError:
             raise HostError(f"the lock of the host at {place.path} is held by somebody who hangs") from None
     raise HostError(
-        f"the host of environment {definition.name!r} ended {num_starts} times as it started; its last words:\n"
+        f"the host of {definition.name!r} ended {num_starts} times as it started; its last words:\n"
         f"{place.log_tail() or 'none'}"
     )
 
