@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
 from time import perf_counter
@@ -259,8 +260,7 @@ class _Sending:
         self._start = start
         self._items = items
         self._is_exhausted = False
-        self._ahead: Any = None  # the one after those that were sent, if it was read
-        self._has_ahead = False
+        self._is_foreign = False  # the host has another version of Python
         self._out: deque[list[Any]] = deque()
         self._num_first = 0  # results of the first frame in `_out` that have come
         self.num_back = 0
@@ -271,6 +271,7 @@ class _Sending:
         Raises:
             HostLostError: it is gone, or leaves.
         """
+        self._is_foreign = link.python != tuple(sys.version_info[:2])
         self._begin(link)
         credit = FRAMES_AHEAD
         is_last_sent = self._send_again(link)
@@ -306,6 +307,12 @@ class _Sending:
 
     def _begin(self, link: Link) -> None:
         start = self._start
+        if self._is_foreign and _is_by_value(start.entry):
+            raise HostError(
+                f"{start.name!r} travels by value, which needs one version of Python on both sides, got "
+                f"{'.'.join(map(str, link.python))} in the environment and {sys.version_info[0]}."
+                f"{sys.version_info[1]} here - put it into a module that can be imported"
+            )
         if start.digest not in link.known:
             link.send(values_frame(FUNCTION, (start.digest, start.entry)))
             link.known.add(start.digest)
@@ -338,8 +345,10 @@ class _Sending:
         for item in self._items:
             try:
                 entry = encode(item)
-            except Exception:
-                entry = self._unsendable(item)
+                if self._is_foreign and _is_by_value(entry):
+                    raise TypeError("a class or function by value is no use to another version of Python")
+            except Exception as error:
+                entry = self._unsendable(item, error)
             entries.append(entry)
             if entry.__class__ is bytes:
                 nbytes += len(entry)
@@ -350,12 +359,19 @@ class _Sending:
         self._is_exhausted = True
         return entries
 
-    def _unsendable(self, item: Any) -> Any:
+    def _unsendable(self, item: Any, error: Exception) -> Any:
         """Return what stands for an element that can't be pickled: it fails, in its turn."""
         try:
-            return encode_or_name(item, what="an element", name="item", function_name=self._start.name)
-        except Exception as error:
-            return failure_of(error, self._start.name, 1)
+            encode_or_name(item, what="an element", name="item", function_name=self._start.name)
+        except Exception as named:
+            error = named
+        return failure_of(error, self._start.name, 1)
+
+
+def _is_by_value(entry: Any) -> bool:
+    """Say whether a pickle holds code, which other versions of Python can't run."""
+    stream = entry.stream if entry.__class__ is Parcel else entry
+    return stream.__class__ is bytes and b"cloudpickle" in stream
 
 
 def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Outcome]:

@@ -12,7 +12,7 @@ unpickled:
 
     host     CHALLENGE   its nonce
     program  HELLO       a nonce of its own, and the keyed hash of both
-    host     WELCOME     the keyed hash of both the other way round
+    host     WELCOME     the keyed hash of both the other way round; its version of Python
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import json
 import os
 import selectors
 import socket
+import sys
 import time
 from collections import deque
 
@@ -316,7 +317,7 @@ class Loop:
         connection.nonce = b""
         connection.reader.trust()
         self._keep_s = time.monotonic() + FRESH_S
-        connection.post(control_frame(WELCOME, answer, os.getpid()))
+        connection.post(control_frame(WELCOME, answer + bytes(sys.version_info[:2]), os.getpid()))
 
     def _start(self, connection: Connection, start: Start) -> None:
         if self._listener is None or self.replicas.are_stale():
