@@ -69,6 +69,7 @@ class Submitting(Values):
         untaught: functions for the driver that left the buffer with a child that ran here.
         own: runs children out of the buffer.
         waited_s: how long the running item has waited for others.
+        _pending: calls from here that may be under way, by the actor, where their number is limited.
     """
 
     def __init__(self, worker: Worker, num_cpus: float) -> None:
@@ -79,6 +80,7 @@ class Submitting(Values):
         self.buffer: deque[Child] = deque()
         self.untaught: dict[bytes, Any] = {}
         self.own = OwnChildren(self)
+        self._pending: dict[int, list[ObjectRef[Any]]] = {}
         self._ids = itertools.count(1)
         self._told: set[bytes] = set()
 
@@ -226,7 +228,7 @@ class Submitting(Values):
         astuple = (method, name, num_returns, retries, classes, group)
 
         most = options.max_pending
-        pending: list[ObjectRef[Any]] = []  # of the calls through this handle, if their number is limited
+        pending = self._pending.setdefault(ref._id, []) if most >= 0 else []
 
         def submit(*args: Any, **kwargs: Any) -> Any:
             self._check_open()
