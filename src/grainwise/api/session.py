@@ -111,8 +111,9 @@ def init(
             if ignore_reinit_error:
                 return SessionContext()
             raise RuntimeError(
-                "init() was called while the engine is running - expected one session at a time - call "
-                "shutdown() first, or init(ignore_reinit_error=True)"
+                "Maybe you called ray.init twice by accident? init() was called while the engine is "
+                "running - expected one session at a time - call shutdown() first, or "
+                "init(ignore_reinit_error=True)"
             )
         current.check_not_foreign()
         settings = resolve(

@@ -48,6 +48,7 @@ _OPTIONS = (
     "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
 )  # fmt: skip
 LIMIT = "_generator_backpressure_num_objects"
+COROUTINE = 0x80  # inspect.CO_COROUTINE
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -411,8 +412,9 @@ def remote(*args: Any, **options: Any) -> Any:
                 worker that is free; a number sends batches of so many. Rarely worth setting.
 
     Raises:
-        TypeError: what is decorated is not a function, or an option is unknown or of the wrong type.
-        ValueError: an option is out of range.
+        ArgumentError: what is decorated is neither a function nor a class, or an option is unknown.
+        TypeError: an option is of the wrong type.
+        ValueError: an option is out of range, or the function is `async def`.
     """
     if len(args) == 1 and not options and callable(args[0]):
         return _make(args[0], {})
@@ -453,6 +455,11 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
         from .actors import make_class
 
         return make_class(function, options)
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & COROUTINE:
+        raise ValueError(
+            f"'async def' should not be used for remote tasks, got {function!r:.200} - wrap it as "
+            f"lambda *args: asyncio.run(function(*args)), or make it a method of an actor"
+        )
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
     start = Options(name=name, num_returns=STREAMING if is_generator_function(function) else 1)

@@ -177,8 +177,8 @@ def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
         for position, ref in enumerate(checked):
             if not isinstance(ref, allowed):
                 raise TypeError(
-                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}: "
-                    f"{ref!r:.200}"
+                    f"Attempting to call `{word}` on the value {ref!r:.200}, which is not an ObjectRef - "
+                    f"expected ObjectRefs, got {type(ref).__name__} at position {position}"
                 )
     return checked
 

@@ -214,7 +214,7 @@ def summarize_actors(address: str | None = None, **_: Any) -> dict[str, Any]:
 
 def get_actor(id: str | Any, address: str | None = None, **_: Any) -> State | None:
     """Return the actor of this identity, None if it is not known (any more)."""
-    text = id.hex() if hasattr(id, "hex") else str(id)
+    text = id if isinstance(id, str) else id.hex()
     found = list_actors(filters=[("actor_id", "=", text)], limit=1)
     return found[0] if found else None
 
