@@ -293,6 +293,24 @@ def test_arguments_results_and_children_as_for_other_tasks() -> None:
     assert get(tree.remote(2)) == 6
 
 
+def test_generators_and_environments_as_for_other_tasks() -> None:
+    @remote(num_gpus=1, num_returns="streaming")
+    def count() -> Iterator[tuple[int, Any]]:
+        for number in range(3):
+            yield number, os.environ["CUDA_VISIBLE_DEVICES"]
+
+    assert [get(ref) for ref in count.remote()] == [(number, "0") for number in range(3)]
+
+    def mine() -> tuple[Any, Any]:
+        return os.environ.get("MINE"), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    task = remote(mine).options(resources={"disk": 1})
+    there = {"env_vars": {"MINE": "yes"}}
+    assert get(task.options(runtime_env=there).remote()) == ("yes", None)
+    assert get(task.remote()) == (None, None)
+    assert get(task.options(runtime_env=there, num_gpus=1).remote()) == ("yes", "0")
+
+
 # --- what can never be had ----------------------------------------------------------------------------------
 
 

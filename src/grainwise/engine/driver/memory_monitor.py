@@ -180,6 +180,8 @@ def _batch(handle: WorkerHandle) -> SentBatch | None:
 
 def _rank(handle: WorkerHandle) -> tuple[bool, float] | None:
     """Return whether what a worker runs may run again, and since when it runs; None if it runs nothing."""
+    if not handle.is_up:
+        return None  # it has no memory to give, and would look like one that can't start
     batch = _batch(handle)
     if handle.actor is not None:
         return handle.actor.may_restart(), 0.0 if batch is None else batch.sent_s

@@ -378,12 +378,10 @@ class Reserved:
         if gpus:
             for handle in [each for each, reuse in self._idle.items() if not set(reuse[1]).isdisjoint(gpus)]:
                 self._retire(handle)
-        pool = self.engine.pool
         try:
-            handle = pool.start_worker(-1, spec.environment)
+            handle = self.engine.pool.start_worker(-1, spec.environment)
         except (OSError, WorkerStartError) as error:
-            if pool.note_start_failure():
-                crash.fail_everything(self.engine, WorkerStartError(detail=str(error)))
+            self.engine.environments.note_start_failure(spec.environment, str(error))
             return None
         handle.limit_bytes = lease.limit_bytes()
         return handle
