@@ -23,19 +23,21 @@ if not TYPE_CHECKING:
         __class_getitem__ = classmethod(type(list[int]))  # types.GenericAlias
 
 else:  # last, so that linters take this `overload` for the one in effect
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+    from typing_extensions import Unpack
 
     from ..engine.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ..objects.ref import ObjectRef
     from .actors import ActorClass
+    from .option_types import ActorOptions, StreamOptions, TaskOptions
 
     C = TypeVar("C")
     P = ParamSpec("P")
     R = TypeVar("R")
     R_co = TypeVar("R_co", covariant=True)
     Out_co = TypeVar("Out_co", covariant=True)
-    Batching = Literal["auto", "off"] | int
 
     class _Nothing:
         """What no function returns: matched by those that return Any, which are no generators as a rule."""
@@ -116,60 +118,26 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
 
     @overload
     def options(
-        self, *, num_returns: Literal["streaming"], num_cpus: float | None = None,
-        max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-        _generator_backpressure_num_objects: int | None = None,
-    ) -> RemoteFunction[P, R_co, ObjectRefGenerator[R_co]]: ...  # fmt: skip
+        self, *, num_returns: Literal["streaming"], **options: Unpack[StreamOptions]
+    ) -> RemoteFunction[P, R_co, ObjectRefGenerator[R_co]]: ...
     @overload
     def options(
-        self, *, num_returns: Literal["dynamic"], num_cpus: float | None = None,
-        max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    ) -> RemoteFunction[P, R_co, ObjectRef[DynamicObjectRefGenerator[R_co]]]: ...  # fmt: skip
+        self, *, num_returns: Literal["dynamic"], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, ObjectRef[DynamicObjectRefGenerator[R_co]]]: ...
     @overload
     def options(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
-        self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-        runtime_env: dict[str, Any] | None = None,
-    ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
+        self, *, num_returns: Literal[1], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
-        self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-        runtime_env: dict[str, Any] | None = None,
-    ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
+        self, *, num_returns: Literal[0], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, None]: ...
     @overload
     def options(
-        self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-        runtime_env: dict[str, Any] | None = None,
-    ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
+        self, *, num_returns: int, **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...
     @overload
-    def options(
-        self, *, num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-        _generator_backpressure_num_objects: int | None = None,
-        runtime_env: dict[str, Any] | None = None,
-    ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
+    def options(self, **options: Unpack[StreamOptions]) -> RemoteFunction[P, R_co, Out_co]: ...
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
 
@@ -314,52 +282,19 @@ def remote(  # type: ignore[overload-overlap]  # as above
 @overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
 @overload
-def remote(
-    *, num_returns: Literal["dynamic"], num_cpus: float | None = None, max_retries: int | None = None,
-    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-) -> _DecoratorDynamic: ...  # fmt: skip
+def remote(*, num_returns: Literal["dynamic"], **options: Unpack[TaskOptions]) -> _DecoratorDynamic: ...
 @overload
 def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
-    *, num_returns: Literal[1, "streaming"] = 1, num_cpus: float | None = None,
-    max_retries: int | None = None,
-    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    _generator_backpressure_num_objects: int | None = None,
-    runtime_env: dict[str, Any] | None = None,
-) -> _Decorator: ...  # fmt: skip
+    *, num_returns: Literal[1, "streaming"] = 1, **options: Unpack[StreamOptions]
+) -> _Decorator: ...
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
-    *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
-    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    runtime_env: dict[str, Any] | None = None,
-) -> _DecoratorNone: ...  # fmt: skip
+    *, num_returns: Literal[0], **options: Unpack[TaskOptions]
+) -> _DecoratorNone: ...
 @overload
-def remote(
-    *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
-    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    runtime_env: dict[str, Any] | None = None,
-) -> _DecoratorMany: ...  # fmt: skip
+def remote(*, num_returns: int, **options: Unpack[TaskOptions]) -> _DecoratorMany: ...
 @overload
-def remote(
-    *, num_cpus: float | None = None, name: str | None = None, namespace: str | None = None,
-    lifetime: Literal["detached", "non_detached"] | None = None, get_if_exists: bool | None = None,
-    max_restarts: int | None = None, max_task_retries: int | None = None, max_concurrency: int | None = None,
-    concurrency_groups: dict[str, int] | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    runtime_env: dict[str, Any] | None = None,
-) -> _ActorDecorator: ...  # fmt: skip
+def remote(**options: Unpack[ActorOptions]) -> _ActorDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.
 
