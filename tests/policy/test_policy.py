@@ -524,6 +524,8 @@ def test_a_task_that_few_workers_may_hold_is_never_sent_past_them() -> None:
     assert policy.lone("few", 1.0) is None
     policy.ready("few", 1, max_workers=1)
     assert policy.dispatch(waiting=True) == []
+
+
 # -- CPUs that something else has ----------------------------------------------------------------------------
 
 

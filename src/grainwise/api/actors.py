@@ -18,7 +18,7 @@ from .actor_options import (
 )  # fmt: skip
 from .session import check_namespace, engine
 from .session import namespace as namespace_of_session
-from .tasks import LIMIT, check_limit, with_limit
+from .task_options import LIMIT, check_limit, with_limit
 
 TYPE_CHECKING = False
 if not TYPE_CHECKING:
