@@ -233,6 +233,8 @@ def _check_num_cpus(name: str, value: Any) -> float:
         raise TypeError(f"The type of keyword '{name}' must be a number, but received type {type(value)}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"The quantity of resource {name} cannot be negative or endless, got {value}")
+    if 0 < value < 1e-4:
+        raise ValueError(f"option {name} expected parts of 0.0001 at least, got {value}")
     return float(value)
 
 

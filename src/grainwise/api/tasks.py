@@ -23,9 +23,10 @@ if not TYPE_CHECKING:
         __class_getitem__ = classmethod(type(list[int]))  # types.GenericAlias
 
 else:  # last, so that linters take this `overload` for the one in effect
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+    from ..engine.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ..objects.ref import ObjectRef
     from .actors import ActorClass
 
@@ -36,6 +37,9 @@ else:  # last, so that linters take this `overload` for the one in effect
     Out_co = TypeVar("Out_co", covariant=True)
     Batching = Literal["auto", "off"] | int
 
+    class _Nothing:
+        """What no function returns: matched by those that return Any, which are no generators as a rule."""
+
     class Typed(Generic[P, R_co, Out_co]):
         """Makes `RemoteFunction` generic: in its parameters, its result, and what `.remote()` returns."""
 
@@ -44,6 +48,7 @@ _OPTIONS = (
     "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
 )  # fmt: skip
 LIMIT = "_generator_backpressure_num_objects"
+COROUTINE = 0x80  # inspect.CO_COROUTINE
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -54,9 +59,9 @@ Arguments go by value as of now; a ref at top level is replaced by its value, in
 class RemoteFunction(Typed["P", "R_co", "Out_co"]):
     """A function whose calls are tasks. Made by `remote`.
 
-    `f.remote(...)` submits a call and returns an `ObjectRef` at once; `f.options(...)` returns the same
-    function with other options. Calling it directly is an error, as it would run here; the plain function is
-    `f.__wrapped__`.
+    `f.remote(...)` submits a call and returns an `ObjectRef` at once, or an `ObjectRefGenerator` if the
+    function has a `yield`; `f.options(...)` returns the same function with other options. Calling it directly
+    is an error, as it would run here; the plain function is `f.__wrapped__`.
     """
 
     if not TYPE_CHECKING:
@@ -110,12 +115,32 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             """
 
     @overload
+    def options(
+        self, *, num_returns: Literal["streaming"], num_cpus: float | None = None,
+        max_retries: int | None = None,
+        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+        batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        _generator_backpressure_num_objects: int | None = None,
+    ) -> RemoteFunction[P, R_co, ObjectRefGenerator[R_co]]: ...  # fmt: skip
+    @overload
+    def options(
+        self, *, num_returns: Literal["dynamic"], num_cpus: float | None = None,
+        max_retries: int | None = None,
+        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+        batching: Batching | None = None,
+        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+        accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    ) -> RemoteFunction[P, R_co, ObjectRef[DynamicObjectRefGenerator[R_co]]]: ...  # fmt: skip
+    @overload
     def options(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
         self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
         retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
         batching: Batching | None = None,
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
@@ -124,6 +149,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         batching: Batching | None = None,
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
     @overload
     def options(
@@ -132,6 +158,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         batching: Batching | None = None,
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
     @overload
     def options(
@@ -140,6 +167,8 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
         batching: Batching | None = None,
         num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
         accelerator_type: str | None = None, scheduling_strategy: Any = None,
+        _generator_backpressure_num_objects: int | None = None,
+        runtime_env: dict[str, Any] | None = None,
     ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
@@ -273,14 +302,35 @@ def _describe(remote: Any, owner: Any) -> Any:
 @overload
 def remote(cls: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]  # a class is callable, too
 @overload
+def remote(function: Callable[P, _Nothing], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...  # one of Any
+@overload
+def remote(  # type: ignore[overload-overlap]  # what iterates is a result, too: the first match holds
+    function: Callable[P, Iterator[R]], /
+) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
+@overload
+def remote(  # type: ignore[overload-overlap]  # as above
+    function: Callable[P, AsyncIterator[R]], /
+) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
+@overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
 @overload
-def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
-    *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
+def remote(
+    *, num_returns: Literal["dynamic"], num_cpus: float | None = None, max_retries: int | None = None,
     retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
     batching: Batching | None = None,
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
+) -> _DecoratorDynamic: ...  # fmt: skip
+@overload
+def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
+    *, num_returns: Literal[1, "streaming"] = 1, num_cpus: float | None = None,
+    max_retries: int | None = None,
+    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
+    batching: Batching | None = None,
+    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
+    accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    _generator_backpressure_num_objects: int | None = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _Decorator: ...  # fmt: skip
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
@@ -289,6 +339,7 @@ def remote(  # type: ignore[overload-overlap]  # as above
     batching: Batching | None = None,
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _DecoratorNone: ...  # fmt: skip
 @overload
 def remote(
@@ -297,6 +348,7 @@ def remote(
     batching: Batching | None = None,
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _DecoratorMany: ...  # fmt: skip
 @overload
 def remote(
@@ -306,6 +358,7 @@ def remote(
     concurrency_groups: dict[str, int] | None = None,
     num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
     accelerator_type: str | None = None, scheduling_strategy: Any = None,
+    runtime_env: dict[str, Any] | None = None,
 ) -> _ActorDecorator: ...  # fmt: skip
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.
@@ -343,7 +396,11 @@ def remote(*args: Any, **options: Any) -> Any:
                 fails with `OutOfMemoryError`.
             scheduling_strategy: "DEFAULT", "SPREAD", or one of `grainwise.util.scheduling_strategies`.
             num_returns: results of a call, >= 0, default 1. With 2 and more the function returns as many
-                values and `.remote()` a list of refs.
+                values and `.remote()` a list of refs. A function with a `yield` gives an
+                `ObjectRefGenerator` by default, as "streaming" says; one ref of all its refs at the end with
+                "dynamic"; and with a number the first of its values.
+            _generator_backpressure_num_objects: how many values of a generator may wait to be taken; it goes
+                on when some are. >= 1, by default (or -1) any number.
             max_retries: runs beyond the first when the worker dies, default 3, -1 for no limit. With 0 a
                 task is never run twice, and its batch-mates' results are reported one by one.
             retry_exceptions: True, or exception classes, to run again after such an error as well (at most
@@ -355,8 +412,9 @@ def remote(*args: Any, **options: Any) -> Any:
                 worker that is free; a number sends batches of so many. Rarely worth setting.
 
     Raises:
-        TypeError: what is decorated is not a function, or an option is unknown or of the wrong type.
-        ValueError: an option is out of range.
+        ArgumentError: what is decorated is neither a function nor a class, or an option is unknown.
+        TypeError: an option is of the wrong type.
+        ValueError: an option is out of range, or the function is `async def`.
     """
     if len(args) == 1 and not options and callable(args[0]):
         return _make(args[0], {})
@@ -397,6 +455,11 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
         from .actors import make_class
 
         return make_class(function, options)
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & COROUTINE:
+        raise ValueError(
+            f"'async def' should not be used for remote tasks, got {function!r:.200} - wrap it as "
+            f"lambda *args: asyncio.run(function(*args)), or make it a method of an actor"
+        )
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
     start = Options(name=name, num_returns=STREAMING if is_generator_function(function) else 1)
@@ -443,6 +506,8 @@ def _check_num_cpus(value: Any) -> float:
         raise TypeError(f"The type of keyword 'num_cpus' must be a number, but received type {type(value)}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"The quantity of resource num_cpus cannot be negative or endless, got {value}")
+    if 0 < value < 1e-4:
+        raise ValueError(f"option num_cpus expected parts of 0.0001 at least, got {value}")
     return float(value)
 
 
@@ -540,7 +605,27 @@ if TYPE_CHECKING:
         @overload
         def __call__(self, cls: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
         @overload
+        def __call__(self, function: Callable[P, _Nothing], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]  # as for `remote`
+            self, function: Callable[P, Iterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]  # as for `remote`
+            self, function: Callable[P, AsyncIterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
+        @overload
         def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+
+    class _DecoratorDynamic(Protocol):
+        @overload
+        def __call__(
+            self, function: Callable[P, Iterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRef[DynamicObjectRefGenerator[R]]]: ...
+        @overload
+        def __call__(
+            self, function: Callable[P, AsyncIterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRef[DynamicObjectRefGenerator[R]]]: ...
 
     class _DecoratorNone(Protocol):
         def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, None]: ...

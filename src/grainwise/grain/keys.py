@@ -1,8 +1,8 @@
 """What is ready, by key, and whose turn it is.
 
 Tasks are counts here. A *key* is a function with its resource shape and the size of its arguments; keys may
-share estimates. Those with something ready stand in the line of their environment; one that had its turn goes to
-the end of it.
+share estimates. Those with something ready stand in the line of their environment; one that had its turn goes
+to the end of it.
 """
 
 from __future__ import annotations

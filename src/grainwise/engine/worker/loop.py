@@ -519,4 +519,10 @@ def run_worker(
     _signal.signal(_signal.SIGURG, worker.unclaim)
     os.register_at_fork(after_in_child=worker.after_fork)
     worker.inside.install()
+    if settings.get("has_hook"):
+        from ..environments.spec import load_hook
+
+        hook = load_hook(settings["runtime_env"])
+        if hook is not None:
+            hook()  # if it raises, this process ends before it could take a task
     worker.run()

@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from ..declared.options import Options
+from ..running.mode import is_inline
+from ..running.recorder import Telling
 from .elements import ElementsRun
-from .mode import is_inline
-from .recorder import Telling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
