@@ -305,6 +305,37 @@ def test_a_module_that_is_edited_while_its_replica_is_busy(
     assert sorted(found) == [1, 2]
 
 
+CALLS_EDITED_MODULE = """
+import os, sys
+os.chdir(sys.argv[1])
+import interrupted_module
+from grainwise.flow.hosts import Definition, find_or_start
+
+print(find_or_start(Definition("interrupted", ttl_s=60)).call(interrupted_module.run, (sys.argv[2],)))
+"""
+
+
+def test_a_module_that_is_edited_after_its_call_was_interrupted(tmp_path: Path) -> None:
+    module, begun = tmp_path / "interrupted_module.py", tmp_path / "begun"
+    text = "from tests.flow.hosted_functions import run_for_ever\n\n"
+    text += "def run(path):\n    return run_for_ever(path) if path else VERSION\n\nVERSION = "
+    module.write_text(text + "1\n")
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    program = start_script(
+        CALLS_EDITED_MODULE, args=[str(tmp_path), str(begun)], env={"PYTHONPATH": path}, form="command"
+    )
+    wait_for_file(begun)
+    before = the_host()
+    program.kill()
+    program.wait()
+    module.write_text(text + "22\n")
+    result = run_script(
+        CALLS_EDITED_MODULE, args=[str(tmp_path), ""], env={"PYTHONPATH": path}, form="command", timeout=60
+    )
+    assert result.stdout == "22\n", result.stderr
+    assert the_host().fingerprint == before.fingerprint
+
+
 def test_a_long_map_goes_on_while_its_host_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "passing_module.py"
     module.write_text("def double(x):\n    return 2 * x\n")

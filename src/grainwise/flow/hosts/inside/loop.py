@@ -80,6 +80,10 @@ WRITE_BYTES = 4 << 20
 class Loop:
     """See the module docstring.
 
+    Attributes:
+        replicas: those that were heard of.
+        is_warming_up: some are being started ahead.
+
     Args:
         place: where this host lives.
         listener: takes connections already.
@@ -106,6 +110,8 @@ class Loop:
         self._functions = Functions()
         self.replicas = Replicas()
         self._epochs = itertools.count(1)
+        self._is_all_told = True  # no result has been dropped with what its replica had to say
+        self.is_warming_up = False
         self._connections: dict[int, Connection] = {}
         self._ending: list[Request] = []
         self._told: deque[Noted] = deque()
@@ -262,6 +268,7 @@ class Loop:
     def _cancel(self, connection: Connection) -> None:
         request, connection.request = connection.request, None
         if request is not None:
+            self._is_all_told = False
             self._ending.append(request)
             request.cancel()
             self._used_s = time.monotonic()
@@ -328,8 +335,13 @@ class Loop:
         if entry is None:
             connection.post(control_frame(UNKNOWN))
             return
-        prepare = Prepare(self._enter, next(self._epochs), start.digest, entry)
+        prepare = Prepare(self._enter, self._epoch(), start.digest, entry)
         connection.request = Request(start, prepare, self.wake)
+
+    def _epoch(self) -> int:
+        """Return what makes replicas look whether they are stale; 0 if all that they have loaded is known."""
+        is_known = self._is_all_told and not self.is_warming_up and not self._is_busy()
+        return 0 if is_known else next(self._epochs)
 
     # -- results -------------------------------------------------------------------------------------------
 
@@ -363,6 +375,7 @@ class Loop:
             self._make_way()
             connection.post(control_frame(RENEWED))
         elif request.failure is not None:
+            self._is_all_told = False
             connection.post(values_frame(REFUSED, request.failure))
         else:
             connection.post(control_frame(DONE))

@@ -88,6 +88,7 @@ def _serve(place: Place, listener: socket.socket, log: Log, began_ns: int) -> No
         signal.signal(number, lambda *_: loop.stop())
     if description["replicas"][0]:
         arguments = (place, enter, description["replicas"][0], loop)
+        loop.is_warming_up = True
         threading.Thread(target=_warm_up, args=arguments, name="warm-up", daemon=True).start()
     loop.run()
     if description["has_exit_hook"]:
@@ -124,6 +125,7 @@ def _warm_up(place: Place, enter: Enter, count: int, loop: Loop) -> None:
                 sys.stderr.write(f"a replica could not be warmed up: {noted}\n")
             else:
                 loop.tell(noted)
+        loop.is_warming_up = False
         os.unlink(path)
     except Exception:  # such as the end of the host
         pass

@@ -34,6 +34,10 @@ _loaded: dict[str, Any] = {}
 """Files of the user's modules that this process has loaded, with their signatures."""
 _looked_ns = 0
 """When nothing but those was loaded."""
+_news: dict[str, Any] = {}
+"""Files that the host has not been told of."""
+_is_told = False
+"""The host knows this process."""
 
 
 class FailedError(Exception):
@@ -71,10 +75,9 @@ class Enter:
         Raises:
             Exception: whatever the enter hook raised, or unpickling it.
         """
-        global _is_entered, _looked_ns, _on_exit, fingerprint
+        global _is_entered, _on_exit, fingerprint
         if _is_entered:
             return
-        _looked_ns = _looked_ns or self.began_ns
         fingerprint = self.fingerprint
         os.chdir(self.folder)
         if self.memory_bytes is not None:
@@ -122,6 +125,8 @@ class WarmUp:
 
     def __call__(self, _: int) -> Noted:
         """Enter, and wait for the others; not for ever: a worker may have died."""
+        if not _looked_at:
+            look(self._enter.began_ns)
         self._enter()
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -131,7 +136,7 @@ class WarmUp:
                 sleep(0.001)
         finally:
             os.close(fd)
-        return Noted(None, 1, os.getpid(), loaded_files())
+        return Noted(None, 1, os.getpid(), take_news() or {})
 
 
 def _leave(*_: object) -> None:
@@ -161,7 +166,8 @@ class Prepare:
 
     Attributes:
         enter: makes it a replica.
-        epoch: the number of the request: so each is looked at anew.
+        epoch: makes this one of its own for requests before which replicas must look whether they are stale;
+            0 if the host knows that they are not.
         digest: of the function's entry.
         entry: the function.
     """
@@ -174,7 +180,9 @@ class Prepare:
 
     def __call__(self) -> Callable[..., Any] | str | None:
         """Return the function, or STALE; None if something failed: each element tries again and says what."""
-        if any(loaded is None or signature(file) != loaded for file, loaded in _loaded.items()):
+        if not _looked_at:
+            look(self.enter.began_ns)
+        elif self.epoch and is_stale():
             return STALE
         try:
             return self.load()
@@ -223,17 +231,15 @@ class Work:
         """Return the entry of what the function makes of an entry."""
         if function.__class__ is str:  # STALE
             return Stale()
+        if len(sys.modules) != len(_looked_at) and is_stale():
+            return Stale()
         attempts = 1
         while True:
             result = self._attempt(function, entry, attempts)
             if result.__class__ is not Failure or attempts > self._retries:
                 break
             attempts += 1
-        if len(sys.modules) == len(_looked_at):
-            _note_look()
-            files = None
-        else:
-            files = loaded_files()
+        files = take_news()
         if result.__class__ is Failure and self._is_timed:
             raise FailedError(result, files)
         if files is None and attempts == 1:
@@ -259,24 +265,41 @@ class Work:
             return failure_of(error, self.__name__, attempt)
 
 
-def _note_look() -> None:
+def look(looked_ns: int = 0) -> None:
+    """Note the files of the user's modules that were loaded since the last look.
+
+    Args:
+        looked_ns: at the first look, a time before which nothing was loaded.
+    """
     global _looked_ns
-    _looked_ns = time_ns()
-
-
-def loaded_files() -> dict[str, Any]:
-    """Return the files of the user's modules that were loaded since the last look, with their signatures."""
-    found: dict[str, Any] = {}
+    begin_ns, looked_ns = time_ns(), _looked_ns or looked_ns
     for name, module in list(sys.modules.items()):
-        if name in _looked_at:
-            continue
-        _looked_at.add(name)
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and is_users(file):
-            found[file] = _loaded[file] = signature(file, _looked_ns)
+        if name not in _looked_at:
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and is_users(file):
+                _news[file] = _loaded[file] = signature(file, looked_ns)
+            _looked_at.add(name)
     _looked_at.intersection_update(sys.modules)
-    _note_look()
-    return found
+    _looked_ns = begin_ns
+
+
+def take_news() -> dict[str, Any] | None:
+    """Return the files that were noted since the last call; None if there is nothing to tell."""
+    global _is_told, _looked_ns, _news
+    if len(sys.modules) != len(_looked_at):
+        look()
+    else:
+        _looked_ns = time_ns()
+        if _is_told and not _news:
+            return None
+    news, _news, _is_told = _news, {}, True
+    return news
+
+
+def is_stale() -> bool:
+    """Say whether a file that this process has loaded is another one now, or may be."""
+    look()
+    return any(loaded is None or signature(file) != loaded for file, loaded in _loaded.items())
 
 
 def is_users(file: str) -> bool:
