@@ -15,6 +15,8 @@ import pytest
 
 from grainwise.errors import SerializationError, TaskError, TaskTimeoutError, WorkerCrashedError
 from grainwise.flow.hosts import Definition, Host, HostError, find_or_start, list_hosts, stop
+from grainwise.flow.hosts.inside import process
+from grainwise.flow.hosts.places import Place
 from tests.flow import hosted_functions as functions
 from tests.flow.hosting import own_runtime_folder
 
@@ -298,6 +300,14 @@ def test_a_task_cannot_allocate_more_than_its_environment_allows() -> None:
     assert small.value == 50 << 20
     assert isinstance(large.error, MemoryError)
     assert host.call(functions.double, (3,)) == 6
+
+
+def test_the_log_does_not_grow_without_bound(host: Host) -> None:
+    log = Path(Place(host.fingerprint).path, "log")
+    host.call(print, ("x" * 6_000_000,))
+    host.call(print, ("the end",))
+    while log.stat().st_size > process.LOG_BYTES or not log.read_bytes().endswith(b"the end\n"):
+        pass  # what replicas print arrives after their results, and the host looks once a second
 
 
 def test_a_task_that_waits_for_its_own_environment_does_not_starve() -> None:
