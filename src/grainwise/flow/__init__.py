@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from .declared.options import WorkflowFailurePolicy as WorkflowFailurePolicy
     from .declared.resources import Resources as Resources
     from .environment import ActorEnvironment as ActorEnvironment
-    from .environment import actor_cache as actor_cache
+    from .hosts.cached import actor_cache as actor_cache
+    from .hosts.failures import HostError as HostError
     from .errors import BranchError as BranchError
     from .errors import CallError as CallError
     from .errors import DefinitionError as DefinitionError
@@ -84,7 +85,7 @@ _NAMES = {
     "declared.image": ["ImageSpec"],
     "declared.options": ["Cache", "Options", "TaskMetadata", "VersionParameters", "WorkflowFailurePolicy"],
     "declared.resources": ["Resources"],
-    "environment": ["ActorEnvironment", "actor_cache"],
+    "environment": ["ActorEnvironment"],
     "errors": [
         "BranchError", "CallError", "DefinitionError", "FailureNodeError", "FlowError", "MapError",
         "MissingReturnValueError", "MissingTypeError", "NonRecoverableError", "RecoverableError",
@@ -93,6 +94,8 @@ _NAMES = {
     "graph.conditional": ["conditional"],
     "graph.node": ["Node"],
     "graph.promise": ["PathError", "Promise", "VoidPromise"],
+    "hosts.cached": ["actor_cache"],
+    "hosts.failures": ["HostError"],
     "mapping.budget": ["Concurrency"],
     "kept.store": ["CacheStore", "LocalTaskCache", "cache_store"],
     "mapping.elements": ["ElementFailure"],

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from time import perf_counter
 
+from .cancellation import Cancellation
 from .definition import Definition
 from .failures import HostError, HostLostError, RenewedError
 from .outcome import Outcome
@@ -41,7 +42,7 @@ from .wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 MAX_LOSSES = 3
@@ -125,10 +126,33 @@ class Host:
             HostError: no host can be started, or somebody stopped it.
             SerializationError: the function can't be pickled.
         """
+        outcomes = self.arrivals(function, items, retries=retries, timeout_s=timeout_s, concurrency=concurrency)
+        return _one_by_one(outcomes)
+
+    def arrivals(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        retries: int = 0,
+        timeout_s: float | None = None,
+        concurrency: int | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Generator[list[Outcome], None, None]:
+        """Do the same as `map`, and yield outcomes in lists: all that have come together.
+
+        Args:
+            function: as for `map`, like all that follow.
+            items: see there.
+            retries: see there.
+            timeout_s: see there.
+            concurrency: see there.
+            cancellation: ends the map when it is set; then what has not come back does not come.
+        """
         start = _Start(function, retries, timeout_s, concurrency, is_starred=False)
         if self._is_inside:
             return _map_inside(start, function, items)
-        return self._run(start, iter(items))
+        return self._run(start, iter(items), cancellation or Cancellation())
 
     def call(
         self, function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -142,9 +166,9 @@ class Host:
         start = _Start(function, 0, None, None, is_starred=True)
         item = (tuple(args), dict(kwargs or {}))
         if self._is_inside:
-            [outcome] = _map_inside(start, function, [item])
+            [[outcome]] = _map_inside(start, function, [item])
         else:
-            [outcome] = self._run(start, iter([item]))
+            [[outcome]] = self._run(start, iter([item]), Cancellation())
         return outcome.result()
 
     def close(self) -> None:
@@ -176,17 +200,22 @@ class Host:
 
     # -- a map ---------------------------------------------------------------------------------------------
 
-    def _run(self, start: _Start, items: Iterator[Any]) -> Iterator[Outcome]:
+    def _run(
+        self, start: _Start, items: Iterator[Any], cancellation: Cancellation
+    ) -> Generator[list[Outcome], None, None]:
         sending = _Sending(start, items)
         num_losses = 0
-        while True:
+        while not cancellation.is_set:
             num_before = sending.num_back
             link = self._take_link()
             is_free = False
             try:
+                cancellation.hold(link)
                 yield from sending.run(link)
                 is_free = True
             except HostLostError as lost:
+                if cancellation.is_set:
+                    return
                 num_losses = num_losses + 1 if sending.num_back == num_before else 1
                 if num_losses > (MAX_RENEWALS if isinstance(lost, RenewedError) else MAX_LOSSES):
                     raise HostError(
@@ -196,7 +225,8 @@ class Host:
                 self.close()  # others are of the same host
                 continue
             finally:
-                if is_free:
+                cancellation.hold(None)
+                if is_free and not cancellation.is_set:
                     self._give_link(link)
                 else:
                     link.close()
@@ -265,8 +295,8 @@ class _Sending:
         self._num_first = 0  # results of the first frame in `_out` that have come
         self.num_back = 0
 
-    def run(self, link: Link) -> Iterator[Outcome]:
-        """Send elements to a host and yield their outcomes.
+    def run(self, link: Link) -> Iterator[list[Outcome]]:
+        """Send elements to a host and yield their outcomes, as many at once as have come.
 
         Raises:
             HostLostError: it is gone, or leaves.
@@ -285,10 +315,7 @@ class _Sending:
                 continue
             frame = link.read()
             if frame.kind == RESULTS:
-                for entry in frame.value():
-                    outcome = outcome_of(entry, self.num_back)
-                    self._count_back()
-                    yield outcome
+                yield self._outcomes(frame.value())
             elif frame.kind == CREDIT:
                 credit += frame.number
             elif frame.kind == DONE:
@@ -328,6 +355,12 @@ class _Sending:
             is_last = self._is_exhausted and number == len(frames)
             link.send(values_frame(ITEMS, entries, LAST if is_last else 0))
         return self._is_exhausted and bool(frames)
+
+    def _outcomes(self, entries: list[Any]) -> list[Outcome]:
+        outcomes = [outcome_of(entry, index) for index, entry in enumerate(entries, self.num_back)]
+        for _ in outcomes:
+            self._count_back()
+        return outcomes
 
     def _count_back(self) -> None:
         self.num_back += 1
@@ -374,7 +407,17 @@ def _is_by_value(entry: Any) -> bool:
     return stream.__class__ is bytes and b"cloudpickle" in stream
 
 
-def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Outcome]:
+def _one_by_one(arrivals: Generator[list[Outcome], None, None]) -> Iterator[Outcome]:
+    try:
+        for outcomes in arrivals:
+            yield from outcomes
+    finally:
+        arrivals.close()
+
+
+def _map_inside(
+    start: _Start, function: Callable[..., Any], items: Iterable[Any]
+) -> Generator[list[Outcome], None, None]:
     """Run a map in the pool that this process is a replica of."""
     from ...api.map import map as engine_map
     from .inside.replica import Inside
@@ -391,6 +434,6 @@ def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any
         for index, entry in enumerate(results):
             if isinstance(entry, BaseException):
                 text, pid = str(getattr(entry, "traceback_text", "")), getattr(entry, "pid", None)
-                yield Outcome(index, None, entry, text, 1 + max(1, start.retries), pid)
+                yield [Outcome(index, None, entry, text, 1 + max(1, start.retries), pid)]
             else:
-                yield outcome_of(entry, index)
+                yield [outcome_of(entry, index)]

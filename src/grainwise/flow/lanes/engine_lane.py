@@ -1,8 +1,8 @@
 """The lane that runs tasks in workers.
 
 A plain task is a remote call, and the scheduler waits for its ref. What needs somebody to stand by (a map, a
-time limit, calls that must not run twice at once) has a thread, which reports into a queue. Where there are
-both, the wait for refs is cut into slices.
+time limit, calls that must not run twice at once, calls in the replicas of an environment) has a thread, which
+reports into a queue. Where there are both, the wait for refs is cut into slices.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .attempt import attempt_of, feasible_cpus, run_function, surroundings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...objects.ref import ObjectRef
+    from ..replicas.calls import Crew
     from ..running.jobs import Job
     from ..running.scheduler import Scheduler
 
@@ -40,6 +41,8 @@ class EngineLane:
         self._results: dict[int, ObjectRef[Any]] = {}
         self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._n_threads = 0
+        self._crews: dict[Any, Crew] = {}
+        self._hosted: dict[int, _Hosted] = {}
 
     def submit(self, job: Job, scheduler: Scheduler) -> None:
         """Hand a job on."""
@@ -50,6 +53,8 @@ class EngineLane:
             self._in_thread(job, run.run)
         elif task.stand_in is not None:  # a test's mock: it can't travel
             self._done.put(_run_here(job))
+        elif task.place is not None:
+            self._in_replica(job)
         elif _is_watched(job):
             watched = _Watched(job)
             job.cancel = watched.cancel
@@ -62,16 +67,31 @@ class EngineLane:
     def _in_thread(self, job: Job, act: Any) -> None:
         import contextvars
 
-        def run() -> None:
-            try:
-                ended: Ended = (job, act(), None)
-            except BaseException as error:
-                ended = (job, None, error)
-            self._done.put(ended)
-
         self._n_threads += 1
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(run,), name=f"flow {job.path}", daemon=True).start()
+        name = f"flow {job.path}"
+        threading.Thread(target=context.run, args=(self._end, job, act), name=name, daemon=True).start()
+
+    def _in_replica(self, job: Job) -> None:
+        from ..replicas.calls import Crew
+
+        place = job.entity.place
+        crew = self._crews.get(place)
+        if crew is None:
+            crew = self._crews[place] = Crew(place.max_replicas)
+        hosted = _Hosted(job)
+        job.cancel = hosted.cancel
+        self._hosted[id(job)] = hosted
+        self._n_threads += 1
+        crew.run(lambda: self._end(job, hosted.run), f"flow environment {place.name}")
+
+    def _end(self, job: Job, act: Any) -> None:
+        """Run a job in a thread, and report its end."""
+        try:
+            ended: Ended = (job, act(), None)
+        except BaseException as error:
+            ended = (job, None, error)
+        self._done.put(ended)
 
     def wait(self, timeout_s: float | None) -> list[Ended]:
         """Return what has ended, at least one job, or nothing when the time is over or `wake` was called."""
@@ -108,6 +128,8 @@ class EngineLane:
     def _counted(self, found: list[Ended | None]) -> list[Ended]:
         ended = [each for each in found if each is not None]
         self._n_threads -= sum(_has_thread(job) for job, _, _ in ended)
+        for job, _, _ in ended:
+            self._hosted.pop(id(job), None)
         return ended
 
     def _fetched(self, ref: ObjectRef[Any]) -> Ended:
@@ -136,10 +158,16 @@ class EngineLane:
         for ref in self._refs:
             cancel(ref)
         self._refs.clear()
+        for hosted in self._hosted.values():
+            hosted.cancel()
+        self._hosted.clear()
 
 
 def _has_thread(job: Job) -> bool:
-    return job.entity.kind == "map" or (job.entity.stand_in is None and _is_watched(job))
+    task = job.entity
+    if task.kind == "map":
+        return True
+    return task.stand_in is None and (task.place is not None or _is_watched(job))
 
 
 def _is_watched(job: Job) -> bool:
@@ -193,6 +221,27 @@ class _Watched:
         self._is_cancelled = True
         if self._results is not None:
             self._results.close()
+
+
+class _Hosted(_Watched):
+    """Runs a job in the replicas of its environment."""
+
+    def __init__(self, job: Job) -> None:
+        from ..replicas.calls import Reach
+
+        super().__init__(job)
+        self._reach = Reach(job.entity.place)
+
+    def _attempt(self) -> Any:
+        from ..replicas.calls import attempt_in
+
+        job = self._job
+        function = attempt_in(job.entity, job.options).of_dict
+        return self._reach.call(function, job.values, job.options.timeout_s)
+
+    def cancel(self) -> None:
+        """Stop it."""
+        self._reach.cancellation.set()
 
 
 # -- remote functions of tasks ---------------------------------------------------------------------------

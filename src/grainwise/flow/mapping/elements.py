@@ -22,7 +22,7 @@ from ..lanes.attempt import feasible_cpus, run_coroutine, surroundings
 from ..running.jobs import is_retriable, pause_s
 from ..running.mode import _is_in_task
 from .budget import Concurrency
-from .window import Failed, Window
+from .window import EngineCalls, Failed, Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +113,15 @@ class Element:
             _is_in_task.reset(token)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Element, (self._task, self._names, self._shared, self._limits)
+        return type(self), (self._task, self._names, self._shared, self._limits)
+
+
+class RowElement(Element):
+    """The same with the items of an element in one tuple."""
+
+    def __call__(self, row: tuple[Any, ...]) -> Any:
+        """Run the function on an element; return its result, checked."""
+        return super().__call__(*row)
 
 
 class ElementsRun:
@@ -146,10 +154,21 @@ class ElementsRun:
         for name, each in self._task.interface.inputs.items():
             if name not in self._shared and name not in self._names:
                 self._shared[name] = each.default
-        limits = None
-        if self._options.variables or self._options.memory_bytes is not None:
-            limits = (self._options.variables, None if is_inline else self._options.memory_bytes)
-        self._element = Element(self._task, self._names, self._shared, limits)
+        self._place = None if is_inline or self._task.stand_in is not None else self._task.place
+        self._element = self._make_element()
+
+    def _make_element(self) -> Element:
+        variables, memory_bytes = self._options.variables, self._options.memory_bytes
+        kind: type[Element] = Element
+        if self._place is not None:
+            from ..replicas.places import left_to_set
+
+            variables, memory_bytes = left_to_set(self._place, self._options)
+            kind = Element if len(self._names) == 1 and not self._budgets else RowElement
+        elif self._is_inline:
+            memory_bytes = None
+        limits = (variables, memory_bytes) if variables or memory_bytes is not None else None
+        return kind(self._task, self._names, self._shared, limits)
 
     @staticmethod
     def _find_budgets(own: Any, shared: Concurrency | None) -> list[Concurrency]:
@@ -312,6 +331,8 @@ class ElementsRun:
         """Return the results of a round in order, errors as `Failed`."""
         if self._is_inline or self._task.stand_in is not None:
             return self._here(columns)
+        if self._place is not None and not self._budgets:
+            return self._in_environment(columns)
         if self._budgets:
             return self._one_by_one(columns)
         limit = self._map.concurrency
@@ -336,9 +357,25 @@ class ElementsRun:
 
     def _one_by_one(self, columns: list[Any]) -> Iterator[Any]:
         """Submit elements as places come free; yield results in order."""
-        return Window(self._budgets, self._remote(), self._names, self._shared).run(
-            columns, lambda: self._is_cancelled
+        calls: Any
+        if self._place is None:
+            calls = EngineCalls(self._remote())
+        else:
+            from ..replicas.calls import HostedCalls
+
+            calls = HostedCalls(self._place, self._element, self._options.timeout_s)
+        window = Window(self._budgets, calls, self._names, self._shared)
+        return window.run(columns, lambda: self._is_cancelled)
+
+    def _in_environment(self, columns: list[Any]) -> Iterator[Any]:
+        from ..replicas.calls import Round
+
+        self._results = Round(
+            self._place, self._element, self._options.timeout_s, self._map.concurrency or None
         )
+        if self._is_cancelled:
+            self._close()
+        return itertools.chain.from_iterable(values for _, values in self._results.run(columns))
 
     def cancel(self) -> None:
         """Stop: nothing more begins."""
