@@ -16,11 +16,13 @@ from ...api.map import map as map_items
 from ...api.tasks import remote
 from ...api.values import cancel, get, wait
 from ..mapping.elements import ElementsRun
-from .attempt import attempt_of, feasible_cpus, run_function, surroundings
+from ..replicas.images import place_of
+from .attempt import attempt_of, remote_options, run_function, surroundings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...objects.ref import ObjectRef
+    from ..environment import ActorEnvironment
     from ..replicas.calls import Crew
     from ..running.jobs import Job
     from ..running.scheduler import Scheduler
@@ -40,9 +42,9 @@ class EngineLane:
         self._refs: dict[ObjectRef[Any], Job] = {}
         self._results: dict[int, ObjectRef[Any]] = {}
         self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
-        self._n_threads = 0
+        self._threads: dict[int, Job] = {}
+        """Jobs that a thread runs, or will, by their ids."""
         self._crews: dict[Any, Crew] = {}
-        self._hosted: dict[int, _Hosted] = {}
 
     def submit(self, job: Job, scheduler: Scheduler) -> None:
         """Hand a job on."""
@@ -53,8 +55,8 @@ class EngineLane:
             self._in_thread(job, run.run)
         elif task.stand_in is not None:  # a test's mock: it can't travel
             self._done.put(_run_here(job))
-        elif task.place is not None:
-            self._in_replica(job)
+        elif (place := place_of(task, job.options)) is not None:
+            self._in_replica(job, place)
         elif _is_watched(job):
             watched = _Watched(job)
             job.cancel = watched.cancel
@@ -67,22 +69,20 @@ class EngineLane:
     def _in_thread(self, job: Job, act: Any) -> None:
         import contextvars
 
-        self._n_threads += 1
+        self._threads[id(job)] = job
         context = contextvars.copy_context()
         name = f"flow {job.path}"
         threading.Thread(target=context.run, args=(self._end, job, act), name=name, daemon=True).start()
 
-    def _in_replica(self, job: Job) -> None:
+    def _in_replica(self, job: Job, place: ActorEnvironment) -> None:
         from ..replicas.calls import Crew
 
-        place = job.entity.place
         crew = self._crews.get(place)
         if crew is None:
             crew = self._crews[place] = Crew(place.max_replicas)
-        hosted = _Hosted(job)
+        hosted = _Hosted(job, place)
         job.cancel = hosted.cancel
-        self._hosted[id(job)] = hosted
-        self._n_threads += 1
+        self._threads[id(job)] = job
         crew.run(lambda: self._end(job, hosted.run), f"flow environment {place.name}")
 
     def _end(self, job: Job, act: Any) -> None:
@@ -109,7 +109,7 @@ class EngineLane:
                 except queue.Empty:
                     return []
                 return self._counted([first])
-            if self._n_threads:
+            if self._threads:
                 left = SLICE_S if left is None else min(SLICE_S, left)
             ready = wait(list(self._refs), num_returns=1, timeout=left)[0]
             if ready:
@@ -127,9 +127,8 @@ class EngineLane:
 
     def _counted(self, found: list[Ended | None]) -> list[Ended]:
         ended = [each for each in found if each is not None]
-        self._n_threads -= sum(_has_thread(job) for job, _, _ in ended)
         for job, _, _ in ended:
-            self._hosted.pop(id(job), None)
+            self._threads.pop(id(job), None)
         return ended
 
     def _fetched(self, ref: ObjectRef[Any]) -> Ended:
@@ -158,16 +157,9 @@ class EngineLane:
         for ref in self._refs:
             cancel(ref)
         self._refs.clear()
-        for hosted in self._hosted.values():
-            hosted.cancel()
-        self._hosted.clear()
-
-
-def _has_thread(job: Job) -> bool:
-    task = job.entity
-    if task.kind == "map":
-        return True
-    return task.stand_in is None and (task.place is not None or _is_watched(job))
+        for job in self._threads.values():
+            job.cancel()
+        self._threads.clear()
 
 
 def _is_watched(job: Job) -> bool:
@@ -226,17 +218,18 @@ class _Watched:
 class _Hosted(_Watched):
     """Runs a job in the replicas of its environment."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, place: ActorEnvironment) -> None:
         from ..replicas.calls import Reach
 
         super().__init__(job)
-        self._reach = Reach(job.entity.place)
+        self._place = place
+        self._reach = Reach(place)
 
     def _attempt(self) -> Any:
         from ..replicas.calls import attempt_in
 
         job = self._job
-        function = attempt_in(job.entity, job.options).of_dict
+        function = attempt_in(self._place, job.entity, job.options).of_dict
         return self._reach.call(function, job.values, job.options.timeout_s)
 
     def cancel(self) -> None:
@@ -250,12 +243,11 @@ class _Hosted(_Watched):
 def remote_of(task: Any, options: Any, *, is_one_item: bool = False) -> Any:
     """Return the remote function that runs a task with these options; each is made once."""
     made = task.__dict__.setdefault("_remotes", {})
-    variables = tuple(sorted(options.variables.items()))
-    num_cpus = feasible_cpus(options.num_cpus)
-    key = (variables, options.memory_bytes, num_cpus, is_one_item)
+    given = remote_options(task, options)
+    key = (repr(given), tuple(sorted(options.variables.items())), options.memory_bytes, is_one_item)
     function = made.get(key)
     if function is None:
         attempt = attempt_of(task, options)
         called = attempt.of_dict if is_one_item else attempt
-        function = made[key] = remote(num_cpus=num_cpus, max_retries=0, name=task.name)(called)
+        function = made[key] = remote(**given)(called)
     return function

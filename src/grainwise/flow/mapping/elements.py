@@ -18,7 +18,8 @@ from ...api.map import map as map_items
 from ...api.tasks import remote
 from ...errors import GrainwiseError
 from ..errors import MapError, TypeMismatchError
-from ..lanes.attempt import feasible_cpus, run_coroutine, surroundings
+from ..lanes.attempt import remote_options, run_coroutine, surroundings
+from ..replicas.images import place_of
 from ..running.jobs import is_retriable, pause_s
 from ..running.mode import _is_in_task
 from .budget import Concurrency
@@ -154,7 +155,8 @@ class ElementsRun:
         for name, each in self._task.interface.inputs.items():
             if name not in self._shared and name not in self._names:
                 self._shared[name] = each.default
-        self._place = None if is_inline or self._task.stand_in is not None else self._task.place
+        is_here = is_inline or self._task.stand_in is not None
+        self._place = None if is_here else place_of(self._task, self._options)
         self._element = self._make_element()
 
     def _make_element(self) -> Element:
@@ -345,8 +347,7 @@ class ElementsRun:
         return iter(self._results)
 
     def _remote(self) -> Any:
-        num_cpus = feasible_cpus(self._options.num_cpus)
-        return remote(num_cpus=num_cpus, max_retries=0, name=self._task.name)(self._element)
+        return remote(**remote_options(self._task, self._options))(self._element)
 
     def _here(self, columns: list[Any]) -> Iterator[Any]:
         for items in zip(*columns):

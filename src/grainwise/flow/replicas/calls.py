@@ -62,9 +62,9 @@ class Reach:
         raise TaskCancelledError(f"a task in environment {self._environment.name!r}")
 
 
-def attempt_in(task: Any, options: Any) -> Attempt:
-    """Return what runs a task in a replica of its environment."""
-    return Attempt(task, *left_to_set(task.place, options))
+def attempt_in(environment: ActorEnvironment, task: Any, options: Any) -> Attempt:
+    """Return what runs a task in a replica."""
+    return Attempt(task, *left_to_set(environment, options))
 
 
 class Crew:

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
     from ...engine.environments.cache import Entry
     from ..declared.image import ImageSpec
+    from ..declared.options import TaskOptions
+    from ..environment import ActorEnvironment
 
 OLDEST_PYTHON = (3, 10)
 NEEDED = "cloudpickle"
 """What replicas need of packages; those of another version of Python don't see the program's."""
 _entries: dict[tuple[int, str], Entry] = {}
 """What this process uses of the cache, so that nobody removes it; by process, digest."""
+_implied: dict[str, ActorEnvironment] = {}
+"""Environments of tasks that were given none, by name."""
 _lock = threading.Lock()
 
 
@@ -83,6 +87,32 @@ def foreign_python(image: Any) -> str:
             f"ImageSpec(python_version={version!r}) expected {'.'.join(map(str, OLDEST_PYTHON))} or later"
         )
     return version
+
+
+def place_of(task: Any, options: TaskOptions) -> ActorEnvironment | None:
+    """Return the environment in whose replicas a task is to run; None for the ordinary workers.
+
+    A task whose image asks for another version of Python than the program's gets one of its own: workers of
+    the engine all have the program's.
+    """
+    if task.place is not None or options.container_image is None:
+        found: ActorEnvironment | None = task.place
+        return found
+    image: Any = options.container_image
+    if isinstance(image, str) or not foreign_python(image):
+        return None
+    from hashlib import blake2b
+
+    from ...config import available_cpus
+    from ..environment import ActorEnvironment
+
+    said = repr((_requirements(image), foreign_python(image), variables_of(image)))
+    name = f"image-{blake2b(said.encode(), digest_size=6).hexdigest()}"
+    with _lock:
+        implied = _implied.get(name)
+        if implied is None:
+            implied = _implied[name] = ActorEnvironment(name, image, replica_count=(0, available_cpus()))
+    return implied
 
 
 def runtime_env_of(image: ImageSpec) -> dict[str, Any]:
