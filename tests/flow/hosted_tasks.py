@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,3 +179,8 @@ def shift(point: Point) -> Point:
 @task
 def plus_one(x: int) -> int:
     return x + 1
+
+
+@task
+def python_version(x: int) -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"

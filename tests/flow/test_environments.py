@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,7 +216,9 @@ class Notes:
     def elements_ended(self, run_id: str, path: str, *facts: Any) -> None:
         self.elements.append(facts[1])
 
-    def attempt_ended(self, run_id: str, path: str, attempt: int, error: Any, facts: Any, time_s: Any) -> None:
+    def attempt_ended(
+        self, run_id: str, path: str, attempt: int, error: Any, facts: Any, time_s: Any
+    ) -> None:
         self.attempts.append((attempt, type(error)))
 
 
@@ -309,3 +313,74 @@ def test_another_definition_has_replicas_of_its_own() -> None:
 def test_hooks_must_be_functions() -> None:
     with pytest.raises(TypeError, match="on_enter"):
         ActorEnvironment(name="a").on_enter(3)  # type: ignore[arg-type]
+
+
+# --- from one program to the next ------------------------------------------------------------------------
+
+PIPELINE = """
+import os
+from grainwise.flow import ActorEnvironment, actor_cache, map_task, workflow
+
+env = ActorEnvironment(name="kept", ttl_seconds=30, environment={"SIZE": os.environ["WANTED"]})
+
+@env.on_enter
+def enter() -> None:
+    os.environ["ENTERED"] = "WORD"
+
+@actor_cache
+def load(name: str) -> str:
+    return f"{name} of {os.getpid()}"
+
+@env.task
+def use(x: int) -> str:
+    return f"{x} {load('model')} {os.environ['SIZE']} {os.environ['ENTERED']}"
+
+@workflow
+def run(x: int) -> str:
+    return use(x=x)
+
+if __name__ == "__main__":
+    print(run(x=1), *map_task(use)(x=[2]), sep="; ")
+"""
+
+
+IMPORTED = "import pipeline as p; print(p.run(x=1), *p.map_task(p.use)(x=[2]), sep='; ')"
+
+
+def run_program(folder: Path, size: str, form: str) -> str:
+    """Run the pipeline in an interpreter of its own, or import it there; return what it says."""
+    arguments = ["pipeline.py"] if form == "file" else ["-c", IMPORTED]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env={**os.environ, "WANTED": size}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("form", ["file", "module"])
+def test_a_second_program_finds_it_warm(tmp_path: Path, form: str) -> None:
+    (tmp_path / "pipeline.py").write_text(PIPELINE)
+    first = run_program(tmp_path, "big", form)
+    assert first.endswith("big WORD")
+    assert run_program(tmp_path, "big", form) == first  # the pid of the replica that loaded included
+
+
+@pytest.mark.parametrize("form", ["file", "module"])
+def test_a_changed_definition_or_module_never_meets_a_stale_replica(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "pipeline.py"
+    path.write_text(PIPELINE)
+    first = run_program(tmp_path, "big", form)
+    other = run_program(tmp_path, "small", form)
+    assert "small" in other
+    assert pid_in(other) != pid_in(first)
+    path.write_text(PIPELINE.replace("WORD", "another").replace("model", "newer"))
+    edited = run_program(tmp_path, "big", form)
+    assert edited.count("another") == edited.count("newer") == 2
+    assert pid_in(edited) != pid_in(first)
+    path.write_text(PIPELINE.replace("{x} {load", "<{x}> {load"))  # only the task
+    assert run_program(tmp_path, "big", form).startswith("<1> model")
+
+
+def pid_in(answer: str) -> str:
+    return answer.partition(" of ")[2].partition(" ")[0]

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .declared.options import WorkflowFailurePolicy as WorkflowFailurePolicy
     from .declared.resources import Resources as Resources
     from .environment import ActorEnvironment as ActorEnvironment
-    from .hosts.cached import actor_cache as actor_cache
-    from .hosts.failures import HostError as HostError
     from .errors import BranchError as BranchError
     from .errors import CallError as CallError
     from .errors import DefinitionError as DefinitionError
@@ -48,6 +46,8 @@ if TYPE_CHECKING:
     from .graph.promise import PathError as PathError
     from .graph.promise import Promise as Promise
     from .graph.promise import VoidPromise as VoidPromise
+    from .hosts.cached import actor_cache as actor_cache
+    from .hosts.failures import HostError as HostError
     from .kept.store import CacheStore as CacheStore
     from .kept.store import LocalTaskCache as LocalTaskCache
     from .kept.store import cache_store as cache_store

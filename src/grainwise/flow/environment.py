@@ -30,10 +30,11 @@ class ActorEnvironment:
         @env.task
         def embed(text: str) -> list[float]: ...
 
-    In a workflow or map on the engine its tasks run in its replicas, processes that keep what they have loaded
-    (see `actor_cache`), also from one program to the next: they stay for `ttl_seconds` after their last task.
-    Programs share them if they run in the same folder with the same `sys.path` and the same definition; what
-    is different gets replicas of its own. A direct call of a task, and inline runs, stay in this process.
+    In a workflow or map on the engine its tasks run in its replicas, processes that keep what they have
+    loaded (see `actor_cache`), also from one program to the next: they stay for `ttl_seconds` after their
+    last task. Programs share them if they run in the same folder with the same `sys.path` and the same
+    definition; what is different gets replicas of its own. A direct call of a task, and inline runs, stay in
+    this process.
 
     Args:
         name: of the environment: small letters, digits and dashes, at most 63.

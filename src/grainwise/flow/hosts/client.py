@@ -36,6 +36,7 @@ from .wire import (
     START_FORM,
     STOPPED,
     UNKNOWN,
+    Outgoing,
     control_frame,
     values_frame,
 )
@@ -126,7 +127,9 @@ class Host:
             HostError: no host can be started, or somebody stopped it.
             SerializationError: the function can't be pickled.
         """
-        outcomes = self.arrivals(function, items, retries=retries, timeout_s=timeout_s, concurrency=concurrency)
+        outcomes = self.arrivals(
+            function, items, retries=retries, timeout_s=timeout_s, concurrency=concurrency
+        )
         return _one_by_one(outcomes)
 
     def arrivals(
@@ -302,15 +305,17 @@ class _Sending:
             HostLostError: it is gone, or leaves.
         """
         self._is_foreign = link.python != tuple(sys.version_info[:2])
-        self._begin(link)
+        start = self._begin(link)
         credit = FRAMES_AHEAD
-        is_last_sent = self._send_again(link)
+        if self._out or self._is_exhausted:
+            link.send(start)
+            is_last_sent = self._send_again(link)
+        else:
+            is_last_sent = self._send_next(link, start.data)
+            credit -= 1
         while True:
             if credit > 0 and not is_last_sent and not link.is_readable():
-                entries = self._read()
-                is_last_sent = self._is_exhausted
-                self._out.append(entries)
-                link.send(values_frame(ITEMS, entries, LAST if is_last_sent else 0))
+                is_last_sent = self._send_next(link)
                 credit -= 1
                 continue
             frame = link.read()
@@ -332,7 +337,8 @@ class _Sending:
             else:
                 raise HostError(f"the host sent a frame of kind {frame.kind}, which is not expected here")
 
-    def _begin(self, link: Link) -> None:
+    def _begin(self, link: Link) -> Outgoing:
+        """Send the function if the host does not have it; return what begins the map."""
         start = self._start
         if self._is_foreign and _is_by_value(start.entry):
             raise HostError(
@@ -343,7 +349,19 @@ class _Sending:
         if start.digest not in link.known:
             link.send(values_frame(FUNCTION, (start.digest, start.entry)))
             link.known.add(start.digest)
-        link.send(control_frame(START, start.frame()))
+        return control_frame(START, start.frame())
+
+    def _send_next(self, link: Link, before: bytes = b"") -> bool:
+        """Send more elements, and what goes before them with the same message; say whether they are the last."""
+        entries = self._read()
+        self._out.append(entries)
+        frame = values_frame(ITEMS, entries, LAST if self._is_exhausted else 0)
+        if frame.fd < 0:
+            frame.data = before + frame.data
+        elif before:
+            link.send(Outgoing(before))
+        link.send(frame)
+        return self._is_exhausted
 
     def _send_again(self, link: Link) -> bool:
         """Send what another host has not given back."""

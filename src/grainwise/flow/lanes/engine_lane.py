@@ -1,7 +1,7 @@
 """The lane that runs tasks in workers.
 
 A plain task is a remote call, and the scheduler waits for its ref. What needs somebody to stand by (a map, a
-time limit, calls that must not run twice at once, calls in the replicas of an environment) has a thread, which
+time limit, calls that must not run twice at once, or in the replicas of an environment) has a thread, which
 reports into a queue. Where there are both, the wait for refs is cut into slices.
 """
 

@@ -29,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ..environment import ActorEnvironment
     from ..running.jobs import Job
     from ..running.scheduler import Scheduler
 
@@ -334,7 +335,7 @@ class ElementsRun:
         if self._is_inline or self._task.stand_in is not None:
             return self._here(columns)
         if self._place is not None and not self._budgets:
-            return self._in_environment(columns)
+            return self._in_environment(self._place, columns)
         if self._budgets:
             return self._one_by_one(columns)
         limit = self._map.concurrency
@@ -368,12 +369,11 @@ class ElementsRun:
         window = Window(self._budgets, calls, self._names, self._shared)
         return window.run(columns, lambda: self._is_cancelled)
 
-    def _in_environment(self, columns: list[Any]) -> Iterator[Any]:
+    def _in_environment(self, place: ActorEnvironment, columns: list[Any]) -> Iterator[Any]:
         from ..replicas.calls import Round
 
-        self._results = Round(
-            self._place, self._element, self._options.timeout_s, self._map.concurrency or None
-        )
+        limit = self._map.concurrency or None
+        self._results = Round(place, self._element, self._options.timeout_s, limit)
         if self._is_cancelled:
             self._close()
         return itertools.chain.from_iterable(values for _, values in self._results.run(columns))

@@ -99,7 +99,7 @@ class Crew:
 
 
 class Round:
-    """The elements of a round of a map, as one map of the host: it sizes batches, and sends results as they come.
+    """The elements of a round of a map, as one map of the host, which sizes the batches.
 
     Args:
         environment: where they run.
@@ -117,7 +117,7 @@ class Round:
         self._concurrency = concurrency
 
     def run(self, columns: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
-        """Yield the results as they come: the place of the first, and those that follow; errors as `Failed`."""
+        """Yield results as they come: the place of the first, and those that follow; errors as `Failed`."""
         arrivals = self._reach.host().arrivals(
             self._function, columns[0] if len(columns) == 1 else zip(*columns), timeout_s=self._timeout_s,
             concurrency=self._concurrency, cancellation=self._reach.cancellation,

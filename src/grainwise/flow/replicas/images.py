@@ -162,6 +162,15 @@ def build_image(image: ImageSpec, check: Callable[[], None]) -> Built:
     return Built(entry.path, digest, is_foreign=bool(python))
 
 
+def let_go() -> None:
+    """Let go of what this process has of the cache."""
+    with _lock:
+        entries = list(_entries.values())
+        _entries.clear()
+    for entry in entries:
+        entry.close()
+
+
 def _requirements(image: ImageSpec) -> tuple[list[str], list[str]]:
     """Return the lines of requirements of an image and those below it, and options of the installation."""
     from ...engine.environments.spec import canonical, fields
