@@ -352,7 +352,7 @@ class _Sending:
         return control_frame(START, start.frame())
 
     def _send_next(self, link: Link, before: bytes = b"") -> bool:
-        """Send more elements, and what goes before them with the same message; say whether they are the last."""
+        """Send more elements behind what begins the map, if so; say whether they are the last."""
         entries = self._read()
         self._out.append(entries)
         frame = values_frame(ITEMS, entries, LAST if self._is_exhausted else 0)
