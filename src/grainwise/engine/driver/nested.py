@@ -66,7 +66,16 @@ class Wait:
     """
 
     __slots__ = (
-        "needed", "handle", "is_foreign", "is_over", "left", "needs_all", "refs", "resolved", "seq", "token",
+        "handle",
+        "is_foreign",
+        "is_over",
+        "left",
+        "needed",
+        "needs_all",
+        "refs",
+        "resolved",
+        "seq",
+        "token",
     )  # fmt: skip
 
     def __init__(
