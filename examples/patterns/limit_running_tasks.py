@@ -1,8 +1,8 @@
 """A limit on the tasks that run at once: sorts that need much memory each.
 
 What the manuals advise: a task counts as one CPU, and as many run as there are CPUs. Where that is too many,
-because each takes much memory, ask for more CPUs than it uses (or for a share of another resource): fewer run
-at once.
+because each takes much memory, let each ask for a part of a resource, of which there is so much in all: fewer
+run at once.
 
 What happens here: the same. How much memory a task is going to take can't be known before it runs, so the
 naive form is as fast and takes as much more memory as more tasks run at once; the limit is for when that is
@@ -34,9 +34,8 @@ def naive():
 
 
 def recommended():
-    """Each asks for all CPUs: one at a time."""
-    all_cpus = ray.cluster_resources()["CPU"]
-    return ray.get([middle.options(num_cpus=all_cpus).remote(seed) for seed in range(TASKS)])
+    """Each asks for the only one of what the session has: one at a time."""
+    return ray.get([middle.options(resources={"large": 1}).remote(seed) for seed in range(TASKS)])
 
 
 def is_same_one_by_one(found, expected):
@@ -46,4 +45,4 @@ def is_same_one_by_one(found, expected):
     return [result for result, _ in found] == [result for result, _ in expected]
 
 
-compare(naive, recommended, is_same_one_by_one)
+compare(naive, recommended, is_same_one_by_one, resources={"large": 1})

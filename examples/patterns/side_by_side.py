@@ -28,11 +28,11 @@ def ready():
     """Do nothing, in a worker that has started."""
 
 
-def run(form):
+def run(form, options):
     """Run a form in a session with warm workers; return its result, its seconds, and the report."""
     is_new = not ray.is_initialized()
     if is_new:
-        ray.init()
+        ray.init(**options)
         ray.get([ready.remote() for _ in range(100)])
     begin = time.perf_counter()
     result = form()
@@ -44,17 +44,19 @@ def run(form):
     return result, spent_s, report
 
 
-def compare(naive, recommended, same=operator.eq):
+def compare(naive, recommended, same=operator.eq, **options):
     """Run both forms in turn, check that `same` holds of the results; print the best times and the report.
+
+    Other arguments are those of `ray.init`.
 
     Returns:
         The kinds of the findings about the naive form.
     """
     naive_s, recommended_s, report = [], [], None
     for _ in range(ROUNDS):
-        found, spent_s, report = run(naive)
+        found, spent_s, report = run(naive, options)
         naive_s.append(spent_s)
-        expected, spent_s, _ = run(recommended)
+        expected, spent_s, _ = run(recommended, options)
         recommended_s.append(spent_s)
         assert same(found, expected), f"naive {found!r:.200} - recommended {expected!r:.200}"
     first, second = min(naive_s), min(recommended_s)

@@ -323,7 +323,9 @@ def test_a_module_that_is_edited_after_its_call_was_interrupted(tmp_path: Path) 
     text = "from tests.flow.hosted_functions import run_for_ever\n\n"
     text += "def run(path):\n    return run_for_ever(path) if path else VERSION\n\nVERSION = "
     module.write_text(text + "1\n")
-    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])
+    )  # "" would be its own folder
     program = start_script(
         CALLS_EDITED_MODULE, args=[str(tmp_path), str(begun)], env={"PYTHONPATH": path}, form="command"
     )

@@ -526,6 +526,26 @@ def test_a_task_that_few_workers_may_hold_is_never_sent_past_them() -> None:
     assert policy.dispatch(waiting=True) == []
 
 
+def test_what_blocked_tasks_wait_for_goes_ahead_of_tasks_that_may_block_as_well() -> None:
+    policy = Policy(1)
+    for key in ("makes", "reads"):
+        teach(policy, key, 500 * MS)  # a batch for each
+    policy.ready("reads", 10)
+    policy.ready("makes", 3)
+    [(reader, key, _)] = sends_of(policy.dispatch(waiting=True))
+    assert key == "reads"
+    assert policy.needed("makes", 1)
+    policy.blocked(reader)
+    for _ in range(3):
+        [(maker, key, count)] = sends_of(policy.dispatch(waiting=True))
+        assert key == "makes"
+        finish(policy, maker, key, count, 500 * MS)
+    policy.needed("makes", -1)
+    policy.ready("makes", 5)
+    assert [key for _, key, _ in sends_of(policy.dispatch(waiting=True))] == ["reads"]
+    assert not policy.needed("unheard of", 1)
+
+
 # -- CPUs that something else has ----------------------------------------------------------------------------
 
 

@@ -711,6 +711,10 @@ def test_cancelling_generators_of_actors(tmp_path: Path) -> None:
     ray.cancel(forever)
     assert values(forever) == [TaskCancelledError]
     assert ray.get(actor.get_closed.remote()) == 1
+    for _ in range(20):  # it has hardly arrived
+        early = actor.slowly.remote(10)
+        ray.cancel(early)
+        assert values(early)[-1:] in ([TaskCancelledError], [9])
 
     plain: Any = ray.remote(Plain).remote()
     log = Log(tmp_path)
@@ -723,6 +727,22 @@ def test_cancelling_generators_of_actors(tmp_path: Path) -> None:
     ray.cancel(endless)
     assert ray.get(plain.get_closed.remote(), timeout=LIMIT_S) == 1  # it was closed at a yield
     del endless
+
+
+def test_options_of_a_method_keep_no_actor() -> None:
+    actor: Any = ray.remote(Plain).remote()
+    gc.disable()  # the end must not wait for the collector
+    try:
+        lazy = actor.count.options(_generator_backpressure_num_objects=2)
+        assert values(lazy.remote(3)) == [0, 1, 2]
+        del actor, lazy
+        for _ in range(2000):
+            if not engine().actors.by_id:
+                break
+            ray.get(increment.remote(1))
+        assert not engine().actors.by_id
+    finally:
+        gc.enable()
 
 
 def test_an_actor_that_dies_fails_its_stream() -> None:

@@ -35,14 +35,15 @@ class Item:
 
     Attributes:
         task: what runs it on the event loop.
+        has_begun: it runs there; before that nobody would catch an interruption.
         is_cancelled: it shall not begin, or has been interrupted.
         kept: its packed result, until it is sent.
         spent_s: how long a thread was busy with it.
     """
 
     __slots__ = (
-        "group", "index", "is_cancelled", "kept", "method", "name", "num_returns", "part", "seq", "spent_s",
-        "task", "value",
+        "group", "has_begun", "index", "is_cancelled", "kept", "method", "name", "num_returns", "part", "seq",
+        "spent_s", "task", "value",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,7 @@ class Item:
         self.num_returns = num_returns
         self.name = name
         self.task: Any = None
+        self.has_begun = False
         self.is_cancelled = False
         self.kept: list[Packed] = []
         self.spent_s = 0.0
@@ -288,7 +290,7 @@ class OnLoop(Concurrent):
 
     def _interrupt(self, item: Item) -> None:
         def interrupt() -> None:
-            if item.task is not None:
+            if item.task is not None and item.has_begun:
                 item.task.cancel()
 
         self._loop.call_soon_threadsafe(interrupt)
@@ -310,6 +312,7 @@ class OnLoop(Concurrent):
     async def _run(self, group: Group, item: Item) -> None:
         import asyncio
 
+        item.has_begun = True
         try:
             if item.is_cancelled:
                 wire = self._cancelled(item)
