@@ -1,9 +1,9 @@
 """F17: 10, 20 and 100 elements of no work, as a map of a typed task.
 
-`fresh` starts an interpreter for each element, ten at a time, which is what a container for each element comes to
-at best. `warm` is a reusable environment of ten replicas that another run has left behind. The tuned form is a
-pool of ten forked processes, without types and record, that is kept by the program itself. Each form has had its
-first map before anything is timed, the fresh one excepted.
+The naive form starts an interpreter for each element, ten at a time, which is what a container for each comes
+to at best. Ours is a reusable environment of ten replicas, warm as another run has left it. The tuned form is
+a pool of ten forked processes, without types and record, that the program itself keeps. Pool and environment
+have had a map before anything is timed.
 
 Goal: at most 3, 3 and 5 ms, typed and recorded.
 """

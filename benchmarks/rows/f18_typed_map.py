@@ -1,7 +1,7 @@
 """F18: a map of a typed task over a million elements of 1 µs, and a direct call of a typed task.
 
-The types of inputs and results are checked, and the run is recorded as any run is. The peers have neither types nor
-record: chunks of 4,096 chosen by hand, and a loop in one process.
+The types of inputs and results are checked, and the run is recorded as any run is. The peers have neither
+types nor record: chunks of 4,096 chosen by hand, and a loop in one process.
 
 Goal: at most 5 µs an element in all; at most 20 µs for a direct call.
 """

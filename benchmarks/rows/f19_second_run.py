@@ -1,9 +1,9 @@
 """F19: the second run of a file whose environment imports pandas and loads a model, within its time to live.
 
 The file is a program of its own: a workflow of one typed task that predicts with a fitted forest, which the
-environment's replica has loaded. `first run` is that program where no environment is warm, `second run` the same
-once more; `before the task` is the time in the second run from starting the interpreter to the first line of the
-task. The plain script imports, loads and predicts by itself, as often as it is run.
+environment's replica has loaded. `first run` is that program where no environment is warm, `second run` the
+same once more; `before the task` is the time in that one from starting the interpreter to the first line
+of the task. The plain script imports, loads and predicts by itself, as often as it is run.
 
 Goal: the second run at least 5 × faster than the first; at most 0.3 s before the task.
 """
@@ -24,7 +24,7 @@ from benchmarks.row import Bench, Form, Row, Run, Samples
 
 N_TREES = 100
 OURS = "grainwise: an environment that is warm"
-PLAIN = '''
+PLAIN = """
 import pickle, sys, time
 began_s = time.time()
 import pandas
@@ -32,8 +32,8 @@ with open(sys.argv[1], "rb") as file:
     model = pickle.load(file)
 frame = pandas.DataFrame([[0.0] * 64])
 print(int(model.predict(frame.to_numpy())[0]), began_s)
-'''
-FLOW = '''
+"""
+FLOW = """
 import sys, time
 from grainwise.flow import ActorEnvironment, actor_cache, workflow
 
@@ -71,7 +71,7 @@ def run(path: str) -> list[float]:
 if __name__ == "__main__":
     label, began_s = run(path=sys.argv[1])
     print(int(label), began_s)
-'''
+"""
 
 
 def prepare(folder: Path) -> None:
