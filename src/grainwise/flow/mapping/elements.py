@@ -121,8 +121,9 @@ class Element:
 class RowElement(Element):
     """The same with the items of an element in one tuple."""
 
-    def __call__(self, row: tuple[Any, ...]) -> Any:
+    def __call__(self, *items: Any) -> Any:
         """Run the function on an element; return its result, checked."""
+        [row] = items
         return super().__call__(*row)
 
 
