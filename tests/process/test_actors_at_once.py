@@ -297,6 +297,13 @@ class PlainNode:
     def ask_to_ask(self) -> int:
         return ray.get(self.other.ask.remote())  # type: ignore[no-any-return]
 
+    def ask_behind(self, relay: Any) -> int:
+        relay.give.remote(self.other.leaf.remote())
+        return ray.get(relay.give.remote(1))  # type: ignore[no-any-return]
+
+    def give(self, value: int) -> int:
+        return value
+
     def by_task(self) -> int:
         other = self.other
 
@@ -317,6 +324,14 @@ def test_an_actor_that_waits_for_itself_is_told() -> None:
         with pytest.raises(ActorDeadlockError, match=r"PlainNode\.leaf"):
             get(call.remote())
     assert get(node.leaf.remote()) == 1
+
+
+def test_a_wait_behind_a_call_that_waits_for_the_waiting_one_is_told() -> None:
+    node, relay = Node.remote(), Node.remote()
+    get(node.join.remote(node))
+    with pytest.raises(ActorDeadlockError, match=r"PlainNode\.leaf"):
+        get(node.ask_behind.remote(relay))
+    assert get([node.leaf.remote(), relay.give.remote(2)]) == [1, 2]
 
 
 def test_two_actors_that_wait_for_each_other_are_told() -> None:

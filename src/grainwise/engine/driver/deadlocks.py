@@ -89,6 +89,10 @@ def _needed(ref: ObjectRef[Any], handle: WorkerHandle | None) -> Iterator[Object
     call = ref._value
     if call.__class__ is Call and call.wants:
         yield from call.dependencies()
+    elif call.__class__ is Call and ref._state.actor is not None and not call.is_sent:
+        before = ref._state.actor.held.get(call.caller)
+        if before and before[0] is not ref:  # calls of one caller keep their order
+            yield from before[0]._value.dependencies()
     if handle is not None:
         for wait in handle.waits.values():
             if wait.needs_all and wait.seq in handle.stack:
