@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from .graph.promise import PathError as PathError
     from .graph.promise import Promise as Promise
     from .graph.promise import VoidPromise as VoidPromise
+    from .record.reading import RecordError as RecordError
+    from .record.reading import RunInfo as RunInfo
+    from .record.reading import list_runs as list_runs
+    from .resume import resume as resume
     from .running.budget import Concurrency as Concurrency
     from .running.caching import CacheStore as CacheStore
     from .running.caching import LocalTaskCache as LocalTaskCache
@@ -93,6 +97,8 @@ _NAMES = {
     "graph.conditional": ["conditional"],
     "graph.node": ["Node"],
     "graph.promise": ["PathError", "Promise", "VoidPromise"],
+    "record.reading": ["RecordError", "RunInfo", "list_runs"],
+    "resume": ["resume"],
     "running.budget": ["Concurrency"],
     "running.caching": ["CacheStore", "LocalTaskCache", "cache_store"],
     "running.elements": ["ElementFailure"],
