@@ -1,7 +1,7 @@
 """The `grainwise` command.
 
-With `commands`, the only module that imports click: `import grainwise` never does. Each command imports its own
-work when it runs.
+With `commands`, the only module that imports click: `import grainwise` never does. Each command imports its
+own work when it runs.
 """
 
 from __future__ import annotations

@@ -64,8 +64,10 @@ def test_a_run_is_in_the_record_when_its_call_returns(mode: str, folder: Path) -
         ("n1", "add", "task", "[]", "done", None),
         ("n2", nodes[4][1], "map", '["n0", "n1"]', "done", 2),
     ]
-    values = rows(folder, 'SELECT path, role, name, data FROM "values" WHERE format = \'json\'')
-    assert {("", "inputs", "x", "1"), ("", "outputs", "o0", "[13, 22]"), ("n2", "inputs", "x", "[3, 2]")} <= {*values}
+    values = rows(folder, "SELECT path, role, name, data FROM \"values\" WHERE format = 'json'")
+    assert {("", "inputs", "x", "1"), ("", "outputs", "o0", "[13, 22]"), ("n2", "inputs", "x", "[3, 2]")} <= {
+        *values
+    }
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     with reading.reading() as connection:
         assert reading.load_elements(connection, run_id, "n2") == {0: 13, 1: 22}
@@ -134,11 +136,23 @@ def test_tiny_elements_make_few_rows(folder: Path) -> None:
     [(n_rows, n_elements)] = rows(folder, "SELECT count(*), sum(n_elements) FROM chunks")
     assert n_elements == n
     assert n_rows < n / 50
-    [(name,)] = rows(folder, "SELECT file FROM \"values\" WHERE path = 'n0' AND role = 'inputs' AND name = 'x'")
+    [(name,)] = rows(
+        folder, "SELECT file FROM \"values\" WHERE path = 'n0' AND role = 'inputs' AND name = 'x'"
+    )
     [run] = flow.list_runs()
     assert (folder / "objects" / run.run_id / name).is_file()
     with reading.reading() as connection:
         assert reading.load_elements(connection, run.run_id, "n0") == {i: i + 1 for i in range(n)}
+
+
+def test_of_very_many_failures_the_first_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grainwise.flow.record.recorder.MAX_LISTED", 3)
+    with flow.inline():
+        map_task(task(odd_fails.task_function), min_success_ratio=0.5)(x=list(range(20)))
+    [run] = flow.list_runs()
+    with reading.reading() as connection:
+        assert [row["element"] for row in reading.failed_elements(connection, run.run_id, "n0")] == [1, 3, 5]
+        assert reading.failed_indices(connection, run.run_id, "n0") == set(range(1, 20, 2))
 
 
 def test_values_are_kept_as_they_were(folder: Path) -> None:
@@ -181,7 +195,20 @@ def test_what_cannot_be_pickled_does_not_stop_a_run(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, 1, 1.5, "x", [1, {"a": [None, True]}], (1, 2), {1: 2}, float("inf"), b"x", "\ud800", {"a"}, 10**30],
+    [
+        None,
+        1,
+        1.5,
+        "x",
+        [1, {"a": [None, True]}],
+        (1, 2),
+        {1: 2},
+        float("inf"),
+        b"x",
+        "\ud800",
+        {"a"},
+        10**30,
+    ],
 )
 def test_values_come_back(value: Any) -> None:
     kept = encoding.keep(value)
@@ -267,7 +294,10 @@ def test_a_run_goes_on_without_a_record(kind: str, folder: Path, monkeypatch: py
         record = current_record()
         assert record is not None
         monkeypatch.setattr("grainwise.flow.record.writer.IDLE_S", 0.0)
-        with flow.inline(), pytest.warns(RuntimeWarning, match="record of runs in .* goes on without it") as caught:
+        with (
+            flow.inline(),
+            pytest.warns(RuntimeWarning, match="record of runs in .* goes on without it") as caught,
+        ):
             assert chain(x=1) == [13, 22]
         assert len(caught) == 1
     finally:

@@ -91,7 +91,9 @@ def test_on_the_engine_too(tmp_path: Path) -> None:
 
     @workflow
     def wf(folder: str) -> list[int]:
-        return map_task(noted, run_all_sub_nodes=True, bound_inputs={"folder"})(x=list(range(50)), folder=folder)  # type: ignore[no-any-return]
+        return map_task(noted, run_all_sub_nodes=True, bound_inputs={"folder"})(
+            x=list(range(50)), folder=folder
+        )  # type: ignore[no-any-return]
 
     with pytest.raises(ValueError, match="not yet"):
         wf(folder=str(tmp_path))

@@ -51,7 +51,10 @@ def clear(task: str | None, is_sure: bool) -> None:
 
     store = cache_store()
     if not is_sure:
-        click.confirm(f"Forget {'all results' if task is None else f'the results of {task}'} in {store.folder}?", abort=True)
+        click.confirm(
+            f"Forget {'all results' if task is None else f'the results of {task}'} in {store.folder}?",
+            abort=True,
+        )
     n_cleared = store.clear(task)
     click.echo(f"forgot {n_cleared:,} results")
 

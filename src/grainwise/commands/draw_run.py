@@ -1,8 +1,8 @@
 """Draws a run in a terminal: its graph with rails, as histories of versions are drawn, and a timeline.
 
-    ●─╮    split   done     12 ms  ━━╸
-    │ ●    count   done    1.2 s     ━━━━━━━━━━━
-    ●─╯    join    done     3 ms               ╺
+●─╮    split   done     12 ms  ━━╸
+│ ●    count   done    1.2 s     ━━━━━━━━━━━
+●─╯    join    done     3 ms               ╺
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _head(run: WholeRun) -> list[str]:
     end_s = time.time() if info.state == "running" else info.ended_s
     took = "" if end_s is None else f" after {show_duration(end_s - info.started_s)}"
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.started_s))
-    resumed = f", resumed {info.n_resumes} times" if info.n_resumes > 1 else ", resumed" if info.n_resumes else ""
+    resumed = (
+        f", resumed {info.n_resumes} times" if info.n_resumes > 1 else ", resumed" if info.n_resumes else ""
+    )
     lines = [
         f"run {info.run_id}  {info.name}",
         f"{info.state}{took}; began {began} in process {info.pid}, {info.mode}{resumed}",
@@ -73,7 +75,11 @@ def _tracebacks(run: WholeRun, rows: list[tuple[str, NodeInfo]]) -> list[str]:
     for _, node in rows:
         for attempt in node.attempts:
             if attempt["traceback"] and not node.failures:
-                lines += ["", f"{node.path} {node.name}, run {attempt['attempt']}:", attempt["traceback"].rstrip()]
+                lines += [
+                    "",
+                    f"{node.path} {node.name}, run {attempt['attempt']}:",
+                    attempt["traceback"].rstrip(),
+                ]
     if not lines and run.info.traceback:
         lines = ["", run.info.traceback.rstrip()]
     return lines
@@ -84,14 +90,18 @@ def _tracebacks(run: WholeRun, rows: list[tuple[str, NodeInfo]]) -> list[str]:
 
 def _table(run: WholeRun, rows: list[tuple[str, NodeInfo]], width: int, *, has_values: bool) -> list[str]:
     cells = [
-        (rails, node.path, node.name, node.facts["state"], _took(run, node), _notes(node)) for rails, node in rows
+        (rails, node.path, node.name, node.facts["state"], _took(run, node), _notes(node))
+        for rails, node in rows
     ]
     widths = [max(len(row[column]) for row in cells) for column in range(6)]
     room = width - sum(widths) - 12
     begin_s, end_s = _span(run, [node for _, node in rows])
     lines = []
     for (_, node), row in zip(rows, cells):
-        texts = [text.rjust(size) if at == 4 else text.ljust(size) for at, (text, size) in enumerate(zip(row, widths))]
+        texts = [
+            text.rjust(size) if at == 4 else text.ljust(size)
+            for at, (text, size) in enumerate(zip(row, widths))
+        ]
         bar = _bar(run, node, begin_s, end_s, max(MIN_BAR, room))
         lines.append("  ".join([*texts[:5], bar.ljust(max(MIN_BAR, room)), texts[5]]).rstrip())
         if has_values:
@@ -101,7 +111,9 @@ def _table(run: WholeRun, rows: list[tuple[str, NodeInfo]], width: int, *, has_v
 
 
 def _span(run: WholeRun, nodes: list[NodeInfo]) -> tuple[float, float]:
-    ends = [node.facts[key] for node in nodes for key in ("queued_s", "ended_s") if node.facts[key] is not None]
+    ends = [
+        node.facts[key] for node in nodes for key in ("queued_s", "ended_s") if node.facts[key] is not None
+    ]
     end_s = time.time() if run.info.state == "running" else run.info.ended_s
     ends += [] if end_s is None else [end_s]
     return run.info.started_s, max([*ends, run.info.started_s + 1e-6])
@@ -142,7 +154,11 @@ def _notes(node: NodeInfo) -> str:
         notes.append(f"{len(node.attempts)} runs")
     if facts["kind"] == "map":
         notes.append(f"{node.n_done:,} of {facts['n_elements'] or 0:,} elements in {node.n_chunks:,} chunks")
-        for number, word in ((node.n_cached, "cached"), (node.n_failed, "failed"), (node.n_retried, "retries")):
+        for number, word in (
+            (node.n_cached, "cached"),
+            (node.n_failed, "failed"),
+            (node.n_retried, "retries"),
+        ):
             if number:
                 notes.append(f"{number:,} {word}")
     if facts["environment"]:

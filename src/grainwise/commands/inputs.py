@@ -7,6 +7,7 @@ import datetime
 import enum
 import json
 import os
+import pathlib
 import re
 import typing
 from typing import Any
@@ -66,11 +67,11 @@ def _untagged(value: Any) -> Any:
     return None if isinstance(value, _Null) else value
 
 
-class InputType(click.ParamType):
+class InputType(click.ParamType):  # type: ignore[type-arg]
     """The type of an option: what an annotation says.
 
-    Plain types are read from text; lists, dictionaries, dataclasses and the like are JSON, or `@file` for a file
-    of JSON.
+    Plain types are read from text; lists, dictionaries, dataclasses and the like are JSON, or `@file` for a
+    file of JSON.
     """
 
     def __init__(self, annotation: Any) -> None:
@@ -109,6 +110,14 @@ def takes_json(annotation: Any) -> bool:
     return not (kind in _READERS or issubclass(kind, (enum.Enum, os.PathLike)) or _is_table(kind))
 
 
+def _is_path(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, (FlyteFile, FlyteDirectory, os.PathLike))
+
+
+def _path(kind: Any, text: str) -> Any:
+    return pathlib.Path(text) if kind is os.PathLike else kind(text)
+
+
 def _is_table(kind: type) -> bool:
     return kind.__name__ in ("DataFrame", "Table") and not dataclasses.is_dataclass(kind)
 
@@ -135,8 +144,8 @@ def from_text(annotation: Any, text: str) -> Any:
             if str(allowed) == text:
                 return allowed
         raise ValueError(f"expected one of {', '.join(map(str, typing.get_args(kind)))}")
-    if isinstance(kind, type) and issubclass(kind, (FlyteFile, FlyteDirectory, os.PathLike)):
-        return kind(text)
+    if _is_path(kind):
+        return _path(kind, text)
     if isinstance(kind, type) and _is_table(kind):
         return _read_table(kind, text.removeprefix("@"))
     return from_json(kind, _read_json(text, is_lenient=kind is Any))
@@ -148,7 +157,9 @@ def _from_union(kind: Any, text: str) -> Any:
         return None
     problem: Exception | None = None
     # Text is what every text is, so it comes last.
-    for member in sorted((m for m in members if m is not type(None)), key=lambda member: strip(member) is str):
+    for member in sorted(
+        (m for m in members if m is not type(None)), key=lambda member: strip(member) is str
+    ):
         try:
             return from_text(member, text)
         except (ValueError, TypeError, OSError) as error:
@@ -200,7 +211,7 @@ def _read_table(kind: Any, path: str) -> Any:
     extension = os.path.splitext(path)[1].lstrip(".")
     if module.__name__ == "pyarrow":
         reader: Any = import_module("pyarrow.parquet" if extension == "parquet" else f"pyarrow.{extension}")
-        return getattr(reader, "read_table", None)(path) if extension == "parquet" else reader.read_csv(path)
+        return reader.read_table(path) if extension == "parquet" else reader.read_csv(path)
     read = getattr(module, f"read_{extension}", None)
     if read is None:
         raise ValueError(f"expected a file that {module.__name__} can read, such as .csv or .parquet")
@@ -311,8 +322,8 @@ def from_json(annotation: Any, data: Any) -> Any:
             return _READERS[kind](data)
         if kind is datetime.timedelta and isinstance(data, (int, float)) and not isinstance(data, bool):
             return datetime.timedelta(seconds=data)
-        if isinstance(data, str) and issubclass(kind, (FlyteFile, FlyteDirectory, os.PathLike)):
-            return kind(data)
+        if isinstance(data, str) and _is_path(kind):
+            return _path(kind, data)
     return data
 
 
@@ -338,7 +349,11 @@ def _from_json_list(kind: Any, origin: Any, args: tuple[Any, ...], data: list[An
         return numpy.asarray(data)
     if origin is tuple and args:
         kinds = [args[0]] * len(data) if args[-1] is Ellipsis else args
-        return tuple(from_json(each, value) for each, value in zip(kinds, data)) if len(kinds) == len(data) else data
+        return (
+            tuple(from_json(each, value) for each, value in zip(kinds, data))
+            if len(kinds) == len(data)
+            else data
+        )
     element = args[0] if len(args) == 1 else Any
     values = [from_json(element, value) for value in data]
     made = origin or kind
@@ -361,7 +376,9 @@ def helps_in(docs: str) -> dict[str, str]:
         match[1]: " ".join(match[2].split())
         for match in re.finditer(r"^:param\s+(?:\S+\s+)?(\w+):\s*(.*(?:\n[ \t]+.+)*)", text, re.MULTILINE)
     }
-    section = re.search(r"^(?:Args|Arguments|Parameters|Inputs):\s*\n((?:[ \t]+.*\n?|\n)+)", text, re.MULTILINE)
+    section = re.search(
+        r"^(?:Args|Arguments|Parameters|Inputs):\s*\n((?:[ \t]+.*\n?|\n)+)", text, re.MULTILINE
+    )
     if section is not None:
         body = inspect.cleandoc("\n" + section[1])
         for match in re.finditer(r"^\*?(\w+)\s*(?:\([^)]*\))?:\s*(.*(?:\n[ \t]+.+)*)", body, re.MULTILINE):
@@ -374,6 +391,6 @@ def summary_of(docs: str) -> str:
     import inspect
 
     text = inspect.cleandoc(docs or "")
-    return re.split(r"^(?:Args|Arguments|Parameters|Inputs|Returns|Raises):|^:param|^:return", text, flags=re.M)[
-        0
-    ].strip()
+    return re.split(
+        r"^(?:Args|Arguments|Parameters|Inputs|Returns|Raises):|^:param|^:return", text, flags=re.M
+    )[0].strip()

@@ -53,7 +53,11 @@ def _leads_to(module_name: str, path: str) -> bool:
         spec = importlib.util.find_spec(module_name)
     except (ImportError, ValueError):
         return False
-    return spec is not None and bool(spec.origin) and os.path.realpath(str(spec.origin)) == os.path.realpath(path)
+    return (
+        spec is not None
+        and bool(spec.origin)
+        and os.path.realpath(str(spec.origin)) == os.path.realpath(path)
+    )
 
 
 def _load_alone(module_name: str, path: str) -> ModuleType:
@@ -86,9 +90,7 @@ def attribute_of(module: Any, dotted: str, what: str) -> Any:
 def entities_of(module: Any) -> dict[str, Any]:
     """Return the tasks, workflows, maps and launch plans of a module, by the names they have there."""
     return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("__") and is_entity(value)
+        name: value for name, value in vars(module).items() if not name.startswith("__") and is_entity(value)
     }
 
 
@@ -96,7 +98,9 @@ def is_entity(value: Any) -> bool:
     """Say whether `grainwise run` can run it."""
     if isinstance(value, type) or type(value).__module__.partition(".")[0] != "grainwise":
         return False
-    return getattr(value, "kind", None) in ("task", "workflow", "dynamic", "map") and hasattr(value, "interface")
+    return getattr(value, "kind", None) in ("task", "workflow", "dynamic", "map") and hasattr(
+        value, "interface"
+    )
 
 
 def find_entity(module: Any, name: str) -> Any:

@@ -20,27 +20,37 @@ MAX_ROW = 500
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.argument("input_path", metavar="INPUT", default="-")
 @click.option("-o", "--output", metavar="PATH", help="Write there; by default to standard output.")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Of the input; by default as its name says.")
-@click.option("--output-format", type=click.Choice(("lines", "jsonl")), help="By default as the output's name says.")
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), help="Of the input; by default as its name says."
+)
+@click.option(
+    "--output-format", type=click.Choice(("lines", "jsonl")), help="By default as the output's name says."
+)
 @click.option(
     "--errors", type=click.Choice(("raise", "skip", "record")), default="raise",
     help="Rows that fail: end it (default), leave them out, or write them to OUTPUT.errors.jsonl as well.",
 )  # fmt: skip
-@click.option("--retries", type=click.IntRange(0), default=0, help="Runs beyond the first for a row that fails.")
+@click.option(
+    "--retries", type=click.IntRange(0), default=0, help="Runs beyond the first for a row that fails."
+)
 @click.option("--timeout", type=float, help="Seconds that one row may take.")
-@click.option("--max-workers", type=click.IntRange(1), help="So many rows at once; by default one for each CPU.")
-@click.option("--progress/--no-progress", default=None, help="A bar on standard error; by default in terminals.")
+@click.option(
+    "--max-workers", type=click.IntRange(1), help="So many rows at once; by default one for each CPU."
+)
+@click.option(
+    "--progress/--no-progress", default=None, help="A bar on standard error; by default in terminals."
+)
 @click.option("--resume", "is_resumed", is_flag=True, help="Go on with a map that was interrupted.")
 @click.option("--restart", "is_restarted", is_flag=True, help="Begin anew where one was interrupted.")
-@click.pass_context
-def map(ctx: click.Context, function: str, input_path: str, output: str | None, **options: Any) -> None:
-    """Call FUNCTION on every line or row of INPUT ("-": standard input), in workers; write the results in order.
+def map(function: str, input_path: str, output: str | None, **options: Any) -> None:
+    """Call FUNCTION on every line or row of INPUT ("-": standard input), in workers; results in order.
 
-    MODULE is a module or a file: `grainwise map clean.py:lower corpus.txt -o clean.txt`. Lines of text come without
-    their end; lines of JSON are parsed; rows of CSV and Parquet files are dictionaries. Text is written as it is,
-    anything else as JSON. The input is read no further than workers need.
+    MODULE is a module or a file: `grainwise map clean.py:lower corpus.txt -o clean.txt`. Lines of text come
+    without their end; lines of JSON are parsed; rows of CSV and Parquet files are dictionaries. Text is
+    written as it is, anything else as JSON. The input is read no further than workers need.
 
-    Exits with 0 when all rows are done, 1 if one failed, 2 if the command is wrong, 130 if it was interrupted.
+    Exits with 0 when all rows are done, 1 if one failed, 2 if the command is wrong, 130 if it was
+    interrupted.
     """
     if options["is_resumed"] and output is None:
         raise click.UsageError("--resume needs the output of before: -o PATH")
@@ -61,7 +71,8 @@ def map(ctx: click.Context, function: str, input_path: str, output: str | None, 
     if sink.n_done:
         click.echo(f"going on behind row {sink.n_done:,}", err=True)
     row_function = RowFunction(called, is_json_in=format_ == "jsonl", is_json_out=is_json_out)
-    ctx.exit(_run(row_function, itertools.islice(rows, sink.n_done, None), sink, options))
+    code = _run(row_function, itertools.islice(rows, sink.n_done, None), sink, options)
+    click.get_current_context().exit(code)
 
 
 def _find(text: str) -> Any:

@@ -27,7 +27,7 @@ def show_outputs(entity: Any, result: Any, *, is_json: bool) -> str | None:
 
 
 def show_value(value: Any) -> str:
-    """Return a value for people: text as it is, other plain values as JSON, the rest as its author shows it."""
+    """Return a value for people: text as it is, plain values as JSON, the rest as its author shows it."""
     if isinstance(value, str):
         return value
     if isinstance(value, (os.PathLike, enum.Enum, datetime.date, datetime.timedelta)):
@@ -53,12 +53,12 @@ def plain(value: Any, *, is_strict: bool = False) -> Any:
     Raises:
         TypeError: it is strict, and there is something that is not known.
     """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value.value if isinstance(value, enum.Enum) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, enum.Enum):
         return plain(value.value, is_strict=is_strict)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(plain(key)): plain(each, is_strict=is_strict) for key, each in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from grainwise.flow.record.reading import RunInfo, failed_elements, find_run, reading
+from grainwise.flow.record.reading import RunInfo, failed_elements, failed_indices, find_run, reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,12 +98,14 @@ def read_run(run: str, n_failures: int) -> WholeRun:
             "SELECT * FROM attempts WHERE run_id = ? ORDER BY session, attempt", (info.run_id,)
         ):
             if row["path"] in nodes:
-                nodes[row["path"]].attempts.append({key: row[key] for key in row.keys() if key != "run_id"})
+                nodes[row["path"]].attempts.append(
+                    {key: value for key, value in dict(row).items() if key != "run_id"}
+                )
         own_values = _read_values(connection, info.run_id, nodes)
         for node in nodes.values():
             if node.facts["kind"] == "map":
                 _read_elements(connection, info.run_id, node, n_failures)
-    top = []
+    top: list[NodeInfo] = []
     for path, node in nodes.items():
         parent = nodes.get(path.rpartition("/")[0])
         (top if parent is None else parent.inner).append(node)
@@ -132,9 +134,14 @@ def _read_elements(connection: sqlite3.Connection, run_id: str, node: NodeInfo, 
     if not n_failed_runs:
         return
     failed = failed_elements(connection, run_id, node.path)
-    node.n_failed = len(failed)
-    node.n_retried = n_failed_runs - len(failed)
+    node.n_failed = len(failed_indices(connection, run_id, node.path))
+    node.n_retried = n_failed_runs - node.n_failed
     node.failures = [
-        {"element": row["element"], "attempts": row["n_attempts"], "error": row["error"], "traceback": row["traceback"]}
+        {
+            "element": row["element"],
+            "attempts": row["n_attempts"],
+            "error": row["error"],
+            "traceback": row["traceback"],
+        }
         for row in failed[:n_failures]
     ]

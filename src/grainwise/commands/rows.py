@@ -16,10 +16,12 @@ import click
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import IO
 
 FORMATS = ("lines", "jsonl", "csv", "parquet")
 _BY_EXTENSION = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv",
+    ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 ROWS_AT_ONCE = 4096
 
@@ -39,11 +41,7 @@ def read_rows(path: str, format_: str) -> Iterator[Any]:
         yield from _parquet_rows(path)
         return
     try:
-        # What is no UTF-8 comes out of a line as it went in.
-        if path == "-":
-            file = open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline=None, closefd=False)
-        else:
-            file = open(path, encoding="utf-8", errors="surrogateescape", newline="" if format_ == "csv" else None)
+        file = _text_of(path, newline="" if format_ == "csv" else None)
     except OSError as error:
         raise click.UsageError(f"the input can't be read: {error}") from None
     with file:
@@ -53,6 +51,12 @@ def read_rows(path: str, format_: str) -> Iterator[Any]:
             yield from (line for line in file if not line.isspace())
         else:
             yield from (line.removesuffix("\n") for line in file)
+
+
+def _text_of(path: str, newline: str | None) -> IO[str]:
+    """Open a file, or standard input; what is no UTF-8 comes out of a line as it went in."""
+    where: Any = sys.stdin.fileno() if path == "-" else path
+    return open(where, encoding="utf-8", errors="surrogateescape", newline=newline, closefd=path != "-")
 
 
 def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:

@@ -17,29 +17,35 @@ INTERRUPTED = 130
 
 
 @click.command(
-    "run", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+    "run",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.option("--resume", metavar="RUN", help="Go on with a run that failed or was interrupted: its id, or last.")
+@click.option(
+    "--resume", metavar="RUN", help="Go on with a run that failed or was interrupted: its id, or last."
+)
 @click.option("--inputs-file", metavar="PATH", help="Take inputs from a file of JSON or YAML.")
 @click.option("--inline", "is_inline", is_flag=True, help="Run in this process: for a debugger.")
 @click.option("--no-record", "is_unrecorded", is_flag=True, help="Keep no record of the run.")
 @click.option("--json", "is_json", is_flag=True, help="Print the outputs as JSON.")
-@click.option("--env", "variables", metavar="NAME=VALUE", multiple=True, help="Set a variable, here and in workers.")
+@click.option(
+    "--env", "variables", metavar="NAME=VALUE", multiple=True, help="Set a variable, here and in workers."
+)
 @click.option("--help", "is_help", is_flag=True, help="Show this message and exit.")
 @click.argument("file", required=False)
 @click.argument("entity", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def run(ctx: click.Context, file: str | None, entity: str | None, arguments: tuple[str, ...], **own: Any) -> None:
+def run(file: str | None, entity: str | None, arguments: tuple[str, ...], **own: Any) -> None:
     """Run ENTITY, a workflow, task, map or launch plan of FILE, and print its outputs.
 
     Inputs are options: `grainwise run flow.py train --epochs 3 --rates '[0.1, 0.2]'`. Lists, dictionaries and
-    dataclasses are JSON, or @PATH for a file of it; `@PATH` alone, in the place of an option, is a file of inputs.
-    `grainwise run FILE --help` lists what can be run, `grainwise run FILE ENTITY --help` its inputs.
+    dataclasses are JSON, or @PATH for a file of it; `@PATH` alone, in the place of an option, is a file of
+    inputs. `grainwise run FILE --help` lists what can be run, `grainwise run FILE ENTITY --help` its inputs.
     The options below may also stand behind ENTITY.
 
     Exits with 0 if all went well, 1 if the run failed, 2 if the command is wrong, 130 if it was interrupted.
     """
+    ctx = click.get_current_context()
     if own["is_help"] or (file is None and own["resume"] is None):
         click.echo(ctx.get_help())
         ctx.exit(0 if own["is_help"] else 2)
@@ -52,7 +58,6 @@ def run(ctx: click.Context, file: str | None, entity: str | None, arguments: tup
         _list_entities(ctx, file, module, is_asked=entity == "--help")
         return
     found = find_entity(module, entity)
-    arguments = tuple(arguments)
     made = _command_of(found, entity, own)
     values, chosen = _parse(made, ctx, found, arguments, own)
     for each in chosen["variables"]:
@@ -123,7 +128,9 @@ def _parse(
         files = [chosen["inputs_file"]] if chosen["inputs_file"] else []
         for each in parsed["files"]:
             if not each.startswith("@"):
-                raise click.UsageError(f"got {each!r} - expected options, or @FILE for a file of inputs", inner)
+                raise click.UsageError(
+                    f"got {each!r} - expected options, or @FILE for a file of inputs", inner
+                )
             files.append(each[1:])
         for path in files:
             values.update(_inputs_in(path, entity, inner))
@@ -141,7 +148,9 @@ def _inputs_in(path: str, entity: Any, ctx: click.Context) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise click.UsageError(f"the inputs can't be read: {error}", ctx) from None
     if not isinstance(read, dict):
-        raise click.UsageError(f"{path} expected an object with inputs by name, got {type(read).__name__}", ctx)
+        raise click.UsageError(
+            f"{path} expected an object with inputs by name, got {type(read).__name__}", ctx
+        )
     known = entity.interface.inputs
     try:
         return {
@@ -194,7 +203,9 @@ def _run(entity: Any, values: dict[str, Any], chosen: dict[str, Any], file: str,
                 stack.enter_context(flow.inline())
             if chosen["resume"]:
                 resumption = _claim(chosen["resume"], entity, stack)
-                values = _checked(entity, {**(resumption.inputs or {}), **values}, click.get_current_context())
+                values = _checked(
+                    entity, {**(resumption.inputs or {}), **values}, click.get_current_context()
+                )
             result = _call(entity, values)
     except KeyboardInterrupt:
         _tell_end(watch.run_id, "interrupted")
@@ -208,8 +219,8 @@ def _run(entity: Any, values: dict[str, Any], chosen: dict[str, Any], file: str,
         flow.remove_recorder(watch)
     if resumption is not None:
         click.echo(
-            f"run {watch.run_id}: {resumption.n_nodes} nodes and {resumption.n_elements} elements of maps were done "
-            f"already",
+            f"run {watch.run_id}: {resumption.n_nodes} nodes and {resumption.n_elements} elements of maps "
+            f"were done already",
             err=True,
         )
     text = show_outputs(entity, result, is_json=chosen["is_json"])

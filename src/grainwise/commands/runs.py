@@ -45,7 +45,9 @@ def list_them(limit: int, state: str | None, is_json: bool) -> None:
 @runs.command("show")
 @click.argument("run", default="last")
 @click.option("--json", "is_json", is_flag=True, help="All that is known, as one JSON object.")
-@click.option("--failures", "n_failures", type=click.IntRange(0), default=20, help="So many failed elements; 20.")
+@click.option(
+    "--failures", "n_failures", type=click.IntRange(0), default=20, help="So many failed elements; 20."
+)
 @click.option("--traceback", "is_long", is_flag=True, help="With the tracebacks.")
 @click.option("--values", "has_values", is_flag=True, help="With what went into nodes and came out, cut.")
 def show(run: str, is_json: bool, n_failures: int, is_long: bool, has_values: bool) -> None:
@@ -92,8 +94,8 @@ def _or_error(act: Any) -> Any:
 
 
 def _facts_of(run: Any) -> dict[str, Any]:
-    names = ("run_id", "name", "kind", "state", "mode", "file", "entity", "started_s", "ended_s", "error", "n_resumes",
-             "pid", "folder", "command")  # fmt: skip
+    names = ("run_id", "name", "kind", "state", "mode", "file", "entity", "started_s", "ended_s", "error",
+             "n_resumes", "pid", "folder", "command")  # fmt: skip
     return {name: getattr(run, name) for name in names}
 
 

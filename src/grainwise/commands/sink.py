@@ -3,8 +3,9 @@
     OUTPUT         one line per row that went well, in the order of the input
     OUTPUT.state   while it is under way: a line that says what is mapped, then one per row that failed
 
-Rows are done in order, and a failure is written before any line of a later row. So the number of complete lines
-and the indices of the failures tell with certainty how far it came: no position needs to be kept up to date.
+Rows are done in order, and a failure is written before any line of a later row. So the number of complete
+lines and the indices of the failures tell with certainty how far it came: no position needs to be kept up to
+date.
 """
 
 from __future__ import annotations
@@ -82,12 +83,12 @@ class Sink:
             UsageError: there is a state and nobody said what to do with it, or it is of another map.
         """
         if self.path is None:
-            self._out = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+            self._out = _bytes_to(sys.stdout.fileno(), "wb")
             return True
         has_state = os.path.exists(self.state_path)
         if has_state and not is_resumed and not is_restarted:
             raise click.UsageError(
-                f"{self.path} is of a map that was interrupted - expected --resume to go on with it, or --restart"
+                f"{self.path} was interrupted - expected --resume to go on with it, or --restart"
             )
         try:
             if is_resumed and has_state:
@@ -95,10 +96,10 @@ class Sink:
             elif is_resumed and os.path.exists(self.path):
                 return False
             else:
-                self._state = open(self.state_path, "w", encoding="utf-8")
+                self._state = _text_to(self.state_path)
                 self._state.write(json.dumps(self._facts) + "\n")
                 self._state.flush()
-                self._out = open(self.path, "wb", buffering=0)
+                self._out = _bytes_to(self.path, "wb")
         except OSError as error:
             raise click.UsageError(f"the output can't be written: {error}") from None
         return True
@@ -107,7 +108,7 @@ class Sink:
         assert self.path is not None
         failures = self._read_state()
         n_lines = 0
-        self._out = open(self.path, "r+b" if os.path.exists(self.path) else "w+b", buffering=0)
+        self._out = _bytes_to(self.path, "r+b" if os.path.exists(self.path) else "w+b")
         end = at = 0
         while block := self._out.read(1 << 20):
             n_lines += block.count(b"\n")
@@ -124,7 +125,7 @@ class Sink:
             self.failures.append(failure)
             self.n_done += 1
         part = f"{self.state_path}.part"
-        self._state = open(part, "w", encoding="utf-8")
+        self._state = _text_to(part)
         self._state.write(json.dumps(self._facts) + "\n")
         self._state.writelines(failure.as_line() for failure in self.failures)
         self._state.flush()
@@ -141,8 +142,8 @@ class Sink:
         for name, value in self._facts.items():
             if facts.get(name) != value:
                 raise click.UsageError(
-                    f"{self.path} is of a map with another {name.replace('_', ' ')}: {facts.get(name)!r}, not "
-                    f"{value!r} - expected the same command, or --restart"
+                    f"{self.path} is of a map with another {name.replace('_', ' ')}: {facts.get(name)!r}, "
+                    f"not {value!r} - expected the same command, or --restart"
                 )
         return failures
 
@@ -181,7 +182,7 @@ class Sink:
             data = data[self._out.write(data) :]
 
     def close(self, *, is_complete: bool, is_recorded: bool) -> None:
-        """Write the rest; at the end of all rows the state goes, and failures have a file if that was asked for."""
+        """Write the rest; at the end of all rows the state goes, and failures have a file if wanted."""
         self.flush()
         for file in (self._out, self._state):
             if file is not None:
@@ -192,3 +193,12 @@ class Sink:
             with open(self.errors_path, "w", encoding="utf-8") as file:
                 file.writelines(failure.as_line() for failure in self.failures)
         os.unlink(self.state_path)
+
+
+def _bytes_to(path: str | int, mode: str) -> IO[Any]:
+    """Open a file, or a descriptor that is not ours to close, without a buffer."""
+    return open(path, mode, buffering=0, closefd=isinstance(path, str))
+
+
+def _text_to(path: str) -> IO[Any]:
+    return open(path, "w", encoding="utf-8")

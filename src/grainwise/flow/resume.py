@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +18,8 @@ def resume(run: str) -> Iterator[Resumption]:
         with flow.resume("last") as earlier:
             result = train_all(**earlier.inputs)
 
-    Nodes and elements of maps that the earlier run has finished are not run again, as long as their inputs are the
-    same; the record tells of both as one run.
+    Nodes and elements of maps that the earlier run has finished are not run again, as long as their inputs
+    are the same; the record tells of both as one run.
 
     Args:
         run: the id of the earlier run, the beginning of it, or "last".

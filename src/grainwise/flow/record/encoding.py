@@ -1,7 +1,8 @@
 """How values are kept: small plain ones as JSON, others pickled; large ones in files named by their content.
 
-A value is pickled by the thread that has it, so that what is changed later is kept as it was. The bytes of large
-arrays stand beside the pickle: those that nobody can write to (as results of workers are) are not copied.
+A value is pickled by the thread that has it, so that what is changed later is kept as it was. The bytes of
+large arrays stand beside the pickle: those that nobody can write to (as results of workers are) are not
+copied.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def value_of(format_: str, data: Any) -> Any:
 
 
 def digest_of(parts: list[Any], *place: object) -> bytes:
-    """Return the hash of a value and of the place that it belongs to: a row that went astray is not believed."""
+    """Return the hash of a value and of where it belongs: a row that went astray is not believed."""
     digest = hashlib.blake2b("\0".join(map(str, place)).encode("utf-8", "surrogatepass"), digest_size=16)
     digest.update(b"\0\0")
     for part in parts:

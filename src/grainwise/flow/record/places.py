@@ -1,8 +1,8 @@
 """Where the record is: a folder that only its user may enter.
 
-    <folder>/                0700
-        runs.sqlite          the tables, in WAL mode
-        objects/<run>/<hash> values that are too large for a row, named by the hash of their content
+<folder>/                0700
+    runs.sqlite          the tables, in WAL mode
+    objects/<run>/<hash> values that are too large for a row, named by the hash of their content
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def make_private(folder: str) -> None:
     """Make the folder if need be.
 
     Raises:
-        OSError: it can't be made, belongs to somebody else, or others may enter it: what is in it is unpickled.
+        OSError: it can't be made, belongs to somebody else, or others may enter it: what is in it is
+        unpickled.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     found = os.stat(folder)

@@ -56,8 +56,8 @@ def reading(folder: str | None = None, *, is_writing: bool = False) -> Iterator[
             connection.close()
     except (sqlite3.Error, OSError) as error:
         raise RecordError(
-            f"the record of runs in {folder!r} can't be used: {type(error).__name__}: {error} - move it away, or "
-            f"set {places.VARIABLE}"
+            f"the record of runs in {folder!r} can't be used: {type(error).__name__}: {error} - move it "
+            f"away, or set {places.VARIABLE}"
         ) from error
 
 
@@ -196,7 +196,9 @@ def load(row: sqlite3.Row, run_id: str, *place: object) -> tuple[Any] | None:
     folder = places.record_folder()
     if data is None and folder is not None and row["file"]:
         try:
-            with open(os.path.join(places.objects_of(folder, run_id), os.path.basename(row["file"])), "rb") as f:
+            with open(
+                os.path.join(places.objects_of(folder, run_id), os.path.basename(row["file"])), "rb"
+            ) as f:
                 data = f.read()
         except OSError:
             return None
@@ -245,17 +247,25 @@ def load_elements(connection: sqlite3.Connection, run_id: str, path: str) -> dic
     return found
 
 
-def failed_elements(connection: sqlite3.Connection, run_id: str, path: str) -> list[sqlite3.Row]:
-    """Return the last failure of each element that is not done, with its attempts as `n_attempts`."""
+def failed_indices(connection: sqlite3.Connection, run_id: str, path: str) -> set[int]:
+    """Return the indices of the elements of a map that failed and are not done."""
+    ended: set[int] = set()
     done: set[int] = set()
-    rows = connection.execute(
-        "SELECT * FROM chunks WHERE run_id = ? AND path = ? AND (n_failed < n_elements)", (run_id, path)
-    ).fetchall()
-    for row in rows:
+    for row in connection.execute("SELECT * FROM chunks WHERE run_id = ? AND path = ?", (run_id, path)):
+        ended.update(indices_of(row))
         done.update(done_of(row))
+    return ended - done
+
+
+def failed_elements(connection: sqlite3.Connection, run_id: str, path: str) -> list[sqlite3.Row]:
+    """Return the last failure of each element that is not done, with its attempts as `n_attempts`.
+
+    Of very many failures only the first are there (`recorder.MAX_LISTED`); `failed_indices` has them all.
+    """
+    failed = failed_indices(connection, run_id, path)
     failures = connection.execute(
         "SELECT *, count(*) AS n_attempts, max(ended_s) FROM failures WHERE run_id = ? AND path = ? "
         "GROUP BY element ORDER BY element",
         (run_id, path),
     ).fetchall()
-    return [row for row in failures if row["element"] not in done]
+    return [row for row in failures if row["element"] in failed]

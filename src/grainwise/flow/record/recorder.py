@@ -1,7 +1,7 @@
 """Makes rows of what a run tells: the recorder that every run has, unless `GRAINWISE_RUN_DIR` is "off".
 
-Values are pickled in the thread that tells; rows are written by the writer's thread. Elements of a map are kept
-in chunks: what ended within some milliseconds, whatever their number, is one row with one pickled list.
+Values are pickled in the thread that tells; rows are written by the writer's thread. Elements of a map are
+kept in chunks: what ended within some milliseconds, whatever their number, is one row with one pickled list.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 import sys
 import threading
 import warnings
-from array import array
 from typing import Any
 
 from . import encoding, places
+from .chunks import Chunk, insert_chunks, marks, placed, row_of, texts
 from .process import this_process
 from .writer import Writer
 
@@ -28,20 +28,8 @@ if TYPE_CHECKING:
 REMEMBERED_BYTES = 4096
 """Values at least so large are pickled once, though several nodes take or give them."""
 MAX_REMEMBERED = 8
-
-
-class _Chunk:
-    """Elements of one map that have ended and are not written yet."""
-
-    __slots__ = ("attempt", "ended_s", "failed", "indices", "is_cached", "results")
-
-    def __init__(self, attempt: int, *, is_cached: bool) -> None:
-        self.attempt = attempt
-        self.is_cached = is_cached
-        self.indices: list[Sequence[int]] = []
-        self.results: list[Sequence[Any]] = []
-        self.failed: dict[int, BaseException] = {}
-        self.ended_s = 0.0
+MAX_LISTED = 10_000
+"""Failures of elements of one map that are kept with error and traceback; of more, only that they failed."""
 
 
 class _OpenRun:
@@ -50,11 +38,13 @@ class _OpenRun:
     def __init__(self, session: int, resumption: Resumption | None) -> None:
         self.session = session
         self.resumption = resumption
-        self.chunks: dict[str, list[_Chunk]] = {}
+        self.chunks: dict[str, list[Chunk]] = {}
         self.lock = threading.Lock()
         self.seen: dict[int, tuple[Any, encoding.Kept]] = {}
         """Large values by their id, with a reference that keeps the id theirs."""
         self.is_warned = False
+        self.n_listed: dict[str, int] = {}
+        """How many failures of elements have rows of their own, by the path of the map."""
 
 
 class RunRecord:
@@ -92,7 +82,7 @@ class RunRecord:
                     "VALUES (?, ?, ?, 'running', ?, ?, ?, ?)",
                     (run_id, name, kind, mode, file, entity, time_s),
                 )
-                connection.execute(f"INSERT INTO drivers VALUES ({_marks(9)})", driver)
+                connection.execute(f"INSERT INTO drivers VALUES ({marks(9)})", driver)
             else:  # the resumption has entered itself, so that nobody else resumes it at the same time
                 connection.execute(
                     "UPDATE runs SET state = 'running', mode = ?, ended_s = NULL, error = NULL, "
@@ -115,7 +105,7 @@ class RunRecord:
             named = outputs._asdict() if hasattr(outputs, "_asdict") else {"o0": outputs}
             self._keep_values(run, run_id, "", "outputs", {} if outputs is None else named)
         state = _state_of(error)
-        row = (state, time_s, *_texts(error), run_id)
+        row = (state, time_s, *texts(error), run_id)
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -159,9 +149,11 @@ class RunRecord:
         self._warn_of_problem(run)
         if run.resumption is not None:
             if run.resumption.holds(path, name, kind, inputs):
-                self._one("UPDATE nodes SET state = 'running', queued_s = ?, started_s = NULL, ended_s = NULL, "
-                          "error = NULL, traceback = NULL WHERE run_id = ? AND path = ? AND state <> 'done'",
-                          (time_s, run_id, path))  # fmt: skip
+                self._one(
+                    "UPDATE nodes SET state = 'running', queued_s = ?, started_s = NULL, ended_s = NULL, "
+                    "error = NULL, traceback = NULL WHERE run_id = ? AND path = ? AND state <> 'done'",
+                    (time_s, run_id, path),
+                )
                 return
             for table in ("chunks", "failures"):
                 self._one(f"DELETE FROM {table} WHERE run_id = ? AND path = ?", (run_id, path))
@@ -188,7 +180,7 @@ class RunRecord:
         self._one(
             "UPDATE nodes SET state = ?, ended_s = ?, is_cached = ?, session = ?, error = ?, traceback = ? "
             "WHERE run_id = ? AND path = ?",
-            (_state_of(error), time_s, int(is_cached), run.session, *_texts(error), run_id, path),
+            (_state_of(error), time_s, int(is_cached), run.session, *texts(error), run_id, path),
         )
 
     def attempt_started(self, run_id: str, path: str, attempt: int, time_s: float) -> None:
@@ -215,7 +207,7 @@ class RunRecord:
             "UPDATE attempts SET state = ?, ended_s = ?, pid = ?, started_s = ?, run_s = ?, error = ?, "
             "traceback = ? WHERE run_id = ? AND path = ? AND session = ? AND attempt = ?",
             (_state_of(error), time_s, facts.get("pid"), facts.get("started_s"), facts.get("run_s"),
-             *_texts(error), run_id, path, run.session, attempt),
+             *texts(error), run_id, path, run.session, attempt),
         )  # fmt: skip
 
     # -- elements --------------------------------------------------------------------------------------
@@ -230,11 +222,16 @@ class RunRecord:
             chunks = run.chunks.setdefault(path, [])
             is_first = not chunks
             if not chunks or (chunks[-1].attempt, chunks[-1].is_cached) != (attempt, is_cached):
-                chunks.append(_Chunk(attempt, is_cached=is_cached))
+                chunks.append(Chunk(attempt, is_cached=is_cached))
             chunk = chunks[-1]
             chunk.indices.append(indices)
             chunk.results.append(results)
-            chunk.failed.update(failures)
+            if failures:
+                n_listed = run.n_listed.get(path, 0)
+                n_more = min(len(failures), MAX_LISTED - n_listed)
+                run.n_listed[path] = n_listed + n_more
+                chunk.n_listed += n_more
+                chunk.failed.update(failures)
             chunk.ended_s = time_s
         if is_first:
             self.writer.submit(lambda c: self._write_chunks(c, run, run_id, path), is_urgent=False)
@@ -244,25 +241,22 @@ class RunRecord:
         """Pickle now what is gathered: who gets the results may change them."""
         rows = self._chunk_rows(run, run_id, path)
         if rows:
-            self.writer.submit(lambda c: _insert_chunks(c, self.folder, run_id, rows))
+            self.writer.submit(lambda c: insert_chunks(c, self.folder, run_id, rows))
 
     def _write_chunks(self, connection: sqlite3.Connection, run: _OpenRun, run_id: str, path: str) -> None:
-        _insert_chunks(connection, self.folder, run_id, self._chunk_rows(run, run_id, path))
+        insert_chunks(connection, self.folder, run_id, self._chunk_rows(run, run_id, path))
 
     def _chunk_rows(self, run: _OpenRun, run_id: str, path: str) -> list[Any]:
         # Under the lock: rows are in the queue before the node's end is, whoever makes them.
         with run.lock:
             chunks = run.chunks.pop(path, [])
-            return [_row_of(run.session, run_id, path, chunk) for chunk in chunks]
+            return [row_of(run.session, run_id, path, chunk) for chunk in chunks]
 
     # -- writing ---------------------------------------------------------------------------------------
 
-    def _keep_values(
-        self, run: _OpenRun, run_id: str, path: str, role: str, values: dict[str, Any]
-    ) -> None:
+    def _keep_values(self, run: _OpenRun, run_id: str, path: str, role: str, values: dict[str, Any]) -> None:
         made = [
-            (position, name, *self._kept(run, value))
-            for position, (name, value) in enumerate(values.items())
+            (position, name, *self._kept(run, value)) for position, (name, value) in enumerate(values.items())
         ]
         folder = places.objects_of(self.folder, run_id)
 
@@ -271,10 +265,10 @@ class RunRecord:
                 'DELETE FROM "values" WHERE run_id = ? AND path = ? AND role = ?', (run_id, path, role)
             )
             for position, name, kept, preview in made:
-                data, file = _placed(kept, folder)
+                data, file = placed(kept, folder)
                 digest = encoding.digest_of(kept.parts, run_id, path, role, name)
                 connection.execute(
-                    f'INSERT INTO "values" VALUES ({_marks(11)})',
+                    f'INSERT INTO "values" VALUES ({marks(11)})',
                     (run_id, path, role, name, position, kept.format, data, file, kept.n_bytes, digest,
                      preview),
                 )  # fmt: skip
@@ -321,75 +315,7 @@ def _execute_many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any
     connection.executemany(sql, rows)
 
 
-def _placed(kept: encoding.Kept, folder: str) -> tuple[Any, str | None]:
-    """Return data for the row and the name of the file; one of them is None."""
-    if kept.n_bytes > encoding.MAX_INLINE_BYTES:
-        return None, encoding.write_object(folder, kept.parts)
-    whole = b"".join(kept.parts)
-    return (whole.decode() if kept.format == "json" else whole), None
-
-
-# -- chunks ----------------------------------------------------------------------------------------------
-
-
-def _row_of(session: int, run_id: str, path: str, chunk: _Chunk) -> Any:
-    """Return the row of a chunk, its value, and the rows of its failures."""
-    pairs = [
-        (index, value)
-        for indices, results in zip(chunk.indices, chunk.results)
-        for index, value in zip(indices, results)
-    ]
-    pairs.sort(key=_index_of)
-    first, n_elements = pairs[0][0], len(pairs)
-    packed = None
-    if pairs[-1][0] - first + 1 != n_elements:
-        packed = array("Q", [index for index, _ in pairs])
-        if sys.byteorder != "little":
-            packed.byteswap()
-        packed = packed.tobytes()
-    failed = chunk.failed
-    done = None
-    if failed:
-        bits = bytearray((n_elements + 7) // 8)
-        for at, (index, _) in enumerate(pairs):
-            if index not in failed:
-                bits[at >> 3] |= 1 << (at & 7)
-        done = bytes(bits)
-    try:
-        kept = encoding.keep([value for index, value in pairs if index not in failed], is_shown=False)
-    except encoding.UnkeepableError:
-        kept = encoding.Kept("none", [], "")
-    place = (run_id, path, chunk.attempt, first, n_elements, packed, done)
-    row = (run_id, path, session, chunk.attempt, first, n_elements, packed, done, len(failed),
-           int(chunk.is_cached), chunk.ended_s, kept.format)  # fmt: skip
-    failures = [
-        (run_id, path, index, session, chunk.attempt, chunk.ended_s, *_texts(error))
-        for index, error in failed.items()
-    ]
-    return row, kept, encoding.digest_of(kept.parts, *place), failures
-
-
-def _index_of(pair: tuple[int, Any]) -> int:
-    return pair[0]
-
-
-def _insert_chunks(connection: sqlite3.Connection, folder: str, run_id: str, made: list[Any]) -> None:
-    objects = places.objects_of(folder, run_id)
-    for row, kept, digest, failures in made:
-        data, file = _placed(kept, objects)
-        connection.execute(
-            f"INSERT INTO chunks (run_id, path, session, attempt, first, n_elements, indices, done, n_failed, "
-            f"is_cached, ended_s, format, data, file, n_bytes, digest) VALUES ({_marks(16)})",
-            (*row, data, file, kept.n_bytes, digest),
-        )
-        connection.executemany(f"INSERT OR REPLACE INTO failures VALUES ({_marks(8)})", failures)
-
-
 # -- facts -----------------------------------------------------------------------------------------------
-
-
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)
 
 
 def _working_folder() -> str:
@@ -410,19 +336,3 @@ def _state_of(error: BaseException | None) -> str:
 
     is_cancelled = isinstance(error, TaskCancelledError) or not isinstance(error, Exception)
     return "cancelled" if is_cancelled else "failed"
-
-
-def _texts(error: BaseException | None) -> tuple[str | None, str | None]:
-    """Return an error as one line, and with its traceback."""
-    if error is None:
-        return None, None
-    import traceback
-
-    text = getattr(error, "traceback_text", "") or "".join(
-        traceback.format_exception(type(error), error, error.__traceback__)
-    )
-    cause = getattr(error, "cause", None) or error
-    line = f"{type(cause).__name__}: {cause}".partition("\n")[0]
-    return line[:1000], str(text)[:100_000]
-
-

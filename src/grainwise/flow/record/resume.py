@@ -1,8 +1,8 @@
 """Resuming: what an earlier driver of a run has finished is taken from the record instead of run again.
 
-A node is taken if it is done, has the same name and kind, and its inputs have the same content as then; so what
-follows from a changed program or a lost value runs anew. Of a map that is not done, the elements that are done are
-taken by index, under the same condition for its inputs.
+A node is taken if it is done, has the same name and kind, and its inputs have the same content as then; so
+what follows from a changed program or a lost value runs anew. Of a map that is not done, the elements that
+are done are taken by index, under the same condition for its inputs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Resumption:
     def _have_same_pickles(self, connection: sqlite3.Connection, path: str, inputs: dict[str, Any]) -> bool:
         """Say whether inputs are pickled as they were then: the usual case, and quick for long lists."""
         rows = connection.execute(
-            'SELECT name, digest FROM "values" WHERE run_id = ? AND path = ? AND role = \'inputs\'',
+            "SELECT name, digest FROM \"values\" WHERE run_id = ? AND path = ? AND role = 'inputs'",
             (self.run_id, path),
         ).fetchall()
         if {row["name"] for row in rows} != inputs.keys():
@@ -160,7 +160,9 @@ def claim(run: str) -> Resumption:
     with reading(is_writing=True) as connection:
         info = find_run(connection, run)
         if info.state == "running":
-            raise RecordError(f"run {info.run_id} is under way in process {info.pid} - expected one that has ended")
+            raise RecordError(
+                f"run {info.run_id} is under way in process {info.pid} - expected one that has ended"
+            )
         if info.state == "done":
             raise RecordError(f"run {info.run_id} is done - there is nothing to resume")
         inputs = load_values(connection, info.run_id, "", "inputs")

@@ -1,8 +1,9 @@
 """The thread that writes the record: whatever has come meanwhile, in one transaction.
 
-Who tells it something does not wait, but for `flush`. It comes with the first thing that is to be written and goes
-after a while without any. What goes wrong (a file that is corrupt, locked, read-only, on a full disk) ends the
-record, not the run: the reason stands in `problem`, and what comes later is dropped until `begin_anew`.
+Who tells it something does not wait, but for `flush`. It comes with the first thing that is to be written and
+goes after a while without any. What goes wrong (a file that is corrupt, locked, read-only, on a full disk)
+ends the record, not the run: the reason stands in `problem`, and what comes later is dropped until
+`begin_anew`.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class CacheStore:
         return dict(self._do(lambda c: c.execute(sql).fetchall(), []))
 
     def summary(self) -> list[tuple[str, int, int, float, float]]:
-        """Return, of each task: its name, the number and bytes of its results, when the first and last came."""
+        """Return of each task: name, number and bytes of its results, when the first and last came."""
         sql = (
             "SELECT task, count(*), sum(length(value)), min(made_s), max(made_s) FROM results GROUP BY task "
             "ORDER BY task"

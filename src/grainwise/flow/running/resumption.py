@@ -1,7 +1,7 @@
 """The seam for resuming: the next run of this context goes on where an earlier one ended.
 
-What is put in place answers `holds`, `outputs` and `elements`, as `record.resume.Resumption` does. The run that
-begins next takes it; runs within that one are nodes of it, or runs by themselves.
+What is put in place answers `holds`, `outputs` and `elements`, as `record.resume.Resumption` does. The run
+that begins next takes it; runs within that one are nodes of it, or runs by themselves.
 """
 
 from __future__ import annotations
