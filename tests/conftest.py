@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 import uuid
 
 import pytest
@@ -15,6 +18,8 @@ from tests.leaks import MARK
 for _name in [name for name in os.environ if name.startswith("GRAINWISE_") and name != "GRAINWISE_CONTRACT"]:
     del os.environ[_name]
 os.environ[MARK] = f"session-{uuid.uuid4()}"
+os.environ["GRAINWISE_CACHE_DIR"] = tempfile.mkdtemp(prefix="grainwise-tests-")  # not the developer's own
+atexit.register(shutil.rmtree, os.environ["GRAINWISE_CACHE_DIR"], ignore_errors=True)
 
 try:
     import hypothesis

@@ -1,6 +1,7 @@
-"""Runs all scripts and prints a table: `python examples/patterns [--quick] [--ray] [NAME ...]`.
+"""Runs all scripts and prints a table: `python examples/patterns [--quick|--long] [--ray] [NAME ...]`.
 
-With `--ray` the same scripts run on Ray as well, where it is installed, with the same `import grainwise as ray`.
+With `--ray` the same scripts run on Ray as well, where it is installed:
+`import grainwise as ray` means Ray then.
 """
 
 import json
@@ -20,10 +21,10 @@ def figures(name, *, on_ray=False):
     """Run a script; return its figures, None where it fails."""
     script = str(FOLDER / f"{name}.py")
     program = ["-c", ON_RAY, script] if on_ray else [script]
-    options = ["--json", *(["--quick"] if "--quick" in sys.argv else [])]
+    options = ["--json", *(option for option in ("--quick", "--long") if option in sys.argv)]
     try:
         done = subprocess.run(
-            [sys.executable, *program, *options], capture_output=True, text=True, timeout=300, check=True
+            [sys.executable, *program, *options], capture_output=True, text=True, timeout=100, check=True
         )
     except subprocess.SubprocessError as error:
         print(f"{name}{' on Ray' * on_ray}: {getattr(error, 'stderr', '') or error}", file=sys.stderr)
@@ -41,16 +42,18 @@ def main():
     with_ray = "--ray" in sys.argv
     names = [word for word in sys.argv[1:] if not word.startswith("--")]
     names = names or [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem not in NO_SCRIPTS]
-    heads = ["script", *(["Ray, naive", "Ray, recommended"] * with_ray), "naive", "recommended", "ratio", "report"]
+    theirs = ["Ray, naive", "Ray, recommended"] if with_ray else []
+    heads = ["script", *theirs, "naive", "recommended", "ratio", "report"]
     print("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 2) + "---|")
     for name in names:
         found = figures(name)
         row = [f"[{name}]({name}.py)"]
         if with_ray:
-            theirs = figures(name, on_ray=True)
-            row += [ms(theirs, "naive_s"), ms(theirs, "recommended_s")]
+            on_ray = figures(name, on_ray=True)
+            row += [ms(on_ray, "naive_s"), ms(on_ray, "recommended_s")]
         row += [ms(found, "naive_s"), ms(found, "recommended_s")]
-        row += [f"{found['naive_s'] / found['recommended_s']:.2f}", ", ".join(found["findings"])] if found else ["", ""]
+        if found:
+            row += [f"{found['naive_s'] / found['recommended_s']:.2f}", ", ".join(found["findings"])]
         print("| " + " | ".join(row) + " |", flush=True)
 
 

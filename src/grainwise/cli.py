@@ -98,3 +98,32 @@ def doctor(rounds: int) -> None:
     click.echo("\n".join(show_policy(num_cpus, measured, assumed)))
     if advice := show_advice(measured, assumed, is_busy=was_busy):
         click.echo("\n" + "\n".join(advice))
+
+
+@main.group()
+def env() -> None:
+    """See and end the background hosts of reusable environments."""
+
+
+@env.command("ls")
+def list_environments() -> None:
+    """List the environments that are warm."""
+    from grainwise.flow.hosts.listing import list_hosts, show_hosts
+
+    click.echo("\n".join(show_hosts(list_hosts())))
+
+
+@env.command("stop")
+@click.argument("name")
+def stop_environment(name: str) -> None:
+    """End the hosts of an environment, by its NAME or a fingerprint; what runs there fails."""
+    from grainwise.flow.hosts import HostError, stop
+
+    try:
+        stopped = stop(name)
+    except HostError as error:
+        raise click.ClickException(str(error)) from None
+    if not stopped:
+        raise click.ClickException(f"no environment {name!r} is warm - see `grainwise env ls`")
+    for status in stopped:
+        click.echo(f"stopped {status.name} {status.fingerprint}, process {status.pid}")

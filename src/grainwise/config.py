@@ -15,7 +15,7 @@
 | `tag_output` | `tag_output` | `GRAINWISE_TAG_OUTPUT` | true |
 | `gpu_ids` | `num_gpus` | `GRAINWISE_NUM_GPUS` | those of NVIDIA that the program may see |
 | `resources` | `resources` | `GRAINWISE_RESOURCES` (JSON) | none |
-| `memory_bytes` | - | `GRAINWISE_MEMORY` | the memory, less the object store |
+| `memory_bytes` | `_memory` | `GRAINWISE_MEMORY` | the memory, less the object store |
 | `memory_usage_threshold` | - | `GRAINWISE_MEMORY_USAGE_THRESHOLD` | 0.95 of the memory |
 | `memory_monitor_refresh_s` | - | `GRAINWISE_MEMORY_MONITOR_REFRESH_S` | 0.25; 0 for no monitor |
 | `task_oom_retries` | - | `GRAINWISE_TASK_OOM_RETRIES` | -1: no limit |
@@ -120,6 +120,7 @@ def resolve(
     report: bool | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
+    memory: float | None = None,
 ) -> Settings:
     """Return settings from arguments, then variables, then defaults.
 
@@ -149,7 +150,7 @@ def resolve(
     else:
         size = check_batching("GRAINWISE_BATCHING", os.environ.get("GRAINWISE_BATCHING") or "auto")
     all_memory = available_memory_bytes()
-    memory = _number("memory", None, "GRAINWISE_MEMORY")
+    memory = _number("memory", memory, "GRAINWISE_MEMORY")
     threshold = _number("memory_usage_threshold", None, "GRAINWISE_MEMORY_USAGE_THRESHOLD")
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(

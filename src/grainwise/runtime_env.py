@@ -7,6 +7,7 @@ A plain dict does as well wherever one is taken.
     excludes      patterns, as in a .gitignore, of what is left out of copies
     py_modules    folders, `.py` files, wheels or imported modules that tasks can import
     pip, uv       packages, installed into a virtual environment
+    worker_process_setup_hook   a function that each process calls before its first task, or its module.name
     config        how it is made
 
 What is of Ray and not offered here (`conda`, containers, ...) is refused where the environment is used.
@@ -18,18 +19,19 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 __all__ = ["RuntimeEnv", "RuntimeEnvConfig"]
 
-FIELDS = ("env_vars", "working_dir", "excludes", "py_modules", "pip", "uv", "config")
+FIELDS = (
+    "env_vars", "working_dir", "excludes", "py_modules", "pip", "uv", "worker_process_setup_hook", "config",
+)  # fmt: skip
 NOT_OFFERED = {
     "conda": "expected `pip` or `uv`: packages go into a virtual environment",
     "container": "workers run in no container - expected `pip` or `uv` for packages",
     "image_uri": "workers run in no container - expected `pip` or `uv` for packages",
     "py_executable": "workers run the program's own interpreter",
-    "worker_process_setup_hook": "expected the task to do it, or map(setup=...)",
     "java_jars": "tasks are Python's",
     "nsight": "workers are not started under a profiler",
     "_nsight": "workers are not started under a profiler",
@@ -68,7 +70,8 @@ class RuntimeEnvConfig(dict[str, "Any"]):
             )
         if setup_timeout_seconds <= 0 and setup_timeout_seconds != -1:
             raise ValueError(
-                f"setup_timeout_seconds must be greater than zero or equals to -1, got: {setup_timeout_seconds}"
+                "setup_timeout_seconds must be greater than zero or equals to -1, got: "
+                f"{setup_timeout_seconds}"
             )
         if not isinstance(eager_install, bool):
             raise TypeError(f"eager_install must be a boolean, got: {type(eager_install).__name__}")
@@ -122,6 +125,8 @@ class RuntimeEnv(dict[str, "Any"]):
             `pip_version` and `pip_install_options`.
         env_vars: variables; `${NAME}` stands for what the variable is without the environment.
         config: see `RuntimeEnvConfig`.
+        worker_process_setup_hook: a function without arguments that each process calls before its first task,
+            or "module.function".
         uv: as `pip`, for uv: a dict has `packages`, `uv_check`, `uv_version`, `uv_pip_install_options`.
         _validate: check now.
         **fields: `excludes`, and what of Ray is not offered: refused where it is used.
@@ -141,14 +146,16 @@ class RuntimeEnv(dict[str, "Any"]):
         pip: list[str] | dict[str, Any] | str | None = None,
         env_vars: dict[str, str] | None = None,
         config: dict[str, Any] | RuntimeEnvConfig | None = None,
+        worker_process_setup_hook: Callable[[], Any] | str | None = None,
         uv: list[str] | dict[str, Any] | str | None = None,
         _validate: bool = True,
         **fields: Any,
     ) -> None:
         super().__init__()
         fields.update(
-            py_modules=py_modules, working_dir=working_dir, pip=pip, env_vars=env_vars, config=config, uv=uv
-        )
+            py_modules=py_modules, working_dir=working_dir, pip=pip, env_vars=env_vars, config=config, uv=uv,
+            worker_process_setup_hook=worker_process_setup_hook,
+        )  # fmt: skip
         given = {name: value for name, value in fields.items() if value is not None}
         if not _validate:
             self.update(given)
@@ -162,8 +169,8 @@ class RuntimeEnv(dict[str, "Any"]):
         tools = [name for name in ("pip", "uv", "conda") if given.get(name)]
         if len(tools) > 1:
             raise ValueError(
-                "The 'pip' field, 'uv' field, and 'conda' field of runtime_env cannot be specified at the same "
-                f"time, got {' and '.join(map(repr, tools))}"
+                "The 'pip' field, 'uv' field, and 'conda' field of runtime_env cannot be specified at the "
+                f"same time, got {' and '.join(map(repr, tools))}"
             )
         for name, value in given.items():
             self[name] = value
@@ -268,6 +275,12 @@ def _check_modules(value: Any) -> list[Any] | None:
     return list(value) or None
 
 
+def _check_hook(value: Any) -> Any:
+    if not isinstance(value, str) and not callable(value):
+        raise TypeError(f"worker_process_setup_hook must be a function, got {type(value).__name__}")
+    return value or None
+
+
 def _check_excludes(value: Any) -> list[str] | None:
     return _texts("excludes", value) or None
 
@@ -361,5 +374,6 @@ _CHECKS: Mapping[str, Any] = {
     "py_modules": _check_modules,
     "pip": lambda value: _check_packages("pip", value),
     "uv": lambda value: _check_packages("uv", value),
+    "worker_process_setup_hook": _check_hook,
     "config": RuntimeEnvConfig.parse_and_validate_runtime_env_config,
 }

@@ -256,6 +256,10 @@ def test_wrong_options(option: str, value: Any, kind: type[Exception], text: str
 
 
 def test_what_can_not_be_remote() -> None:
+    async def waiting() -> None: ...
+
+    with pytest.raises(ValueError, match="'async def' should not be used for remote tasks"):
+        ray.remote(waiting)
     with pytest.raises((TypeError, AssertionError)):
         ray.remote(3)
     with pytest.raises((TypeError, AssertionError)):

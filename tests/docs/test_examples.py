@@ -1,4 +1,4 @@
-"""Every script of examples/patterns/ runs, with small sizes: both forms agree, and the report says what it should."""
+"""Every script of examples/patterns/ runs, with small sizes: both forms agree, and the report is right."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ def one_line(text: str) -> str:
 def test_pattern_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(PATTERNS / f"{name}.py"), "--quick"],
-        cwd=tmp_path, env={**os.environ, "GRAINWISE_NUM_CPUS": "2"}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, "GRAINWISE_NUM_CPUS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "naive takes" in done.stdout

@@ -16,7 +16,7 @@ import pytest
 
 import grainwise
 from grainwise import cli
-from grainwise.api import tasks
+from grainwise.api import task_options
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -90,7 +90,7 @@ def test_every_public_word_is_in_the_reference() -> None:
 
 
 def test_every_option_is_in_the_reference() -> None:
-    assert set(tasks._OPTIONS) <= set(
+    assert set(task_options.TASK_OPTIONS) <= set(
         re.findall(r"^\| `(\w+)`", (DOCS / "reference/tasks.md").read_text(), re.MULTILINE)
     )
     command = (DOCS / "reference" / "command.md").read_text()

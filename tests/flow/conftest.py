@@ -1,4 +1,4 @@
-"""Tests of flow: one session for all, a cache of their own for each, no pauses between retries."""
+"""Tests of flow: one session for each file, a cache of their own for each, no pauses between retries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grainwise
 from grainwise import flow
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
     yield
     grainwise.shutdown()

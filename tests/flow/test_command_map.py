@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from grainwise.cli import main
 from grainwise.commands.sink import Failure, Sink
+from tests.leaks import MARK, assert_nothing_left
 
 FUNCTIONS = """
 import json
@@ -235,10 +238,12 @@ def test_another_map_does_not_go_on(call: Call) -> None:
     assert (complete.exit_code, complete.output) == (0, "out.txt is complete\n")
 
 
-SLOW = """
-import os
+WAITING = """
+import os, time
 
-def slow(line):
+def double(line):
+    while int(line) >= 1000 and not os.path.exists("go"):
+        time.sleep(0.01)
     log = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(log, (line + "\\n").encode())
     os.close(log)
@@ -249,25 +254,25 @@ COMMAND = [sys.executable, "-c", "from grainwise.cli import main; main()", "map"
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_it_goes_on(tmp_path: Path, how: signal.Signals) -> None:
-    """The input is a pipe that stalls, so what is done when it is interrupted is known."""
-    (tmp_path / "slow_function_for_tests.py").write_text(SLOW)
-    command = [*COMMAND, "slow_function_for_tests.py:slow", "-", "-o", "out"]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        assert run.stdin is not None
-        run.stdin.write("".join(f"{i}\n" for i in range(1000)).encode())
-        run.stdin.flush()
+    """Rows from 1,000 on wait, so it does not end before it is interrupted."""
+    (tmp_path / "waiting_function_for_tests.py").write_text(WAITING)
+    (tmp_path / "in").write_text("".join(f"{i}\n" for i in range(1500)))
+    command = [*COMMAND, "waiting_function_for_tests.py:double", "in", "-o", "out"]
+    mark = f"{os.environ[MARK]}/{tmp_path.name}"
+    surroundings = {**os.environ, MARK: mark}
+    with subprocess.Popen(command, cwd=tmp_path, env=surroundings, stderr=subprocess.PIPE) as run:
         while not (tmp_path / "out").exists() or not (tmp_path / "out").read_bytes():
             assert run.poll() is None
+            time.sleep(0.01)
         run.send_signal(how)
-        run.stdin.close()
         run.wait(timeout=60)
+    assert_nothing_left(mark)
     assert run.returncode == (130 if how == signal.SIGINT else -how)
     n_done = (tmp_path / "out").read_text().count("\n")
+    assert 0 < n_done <= 1000
     (tmp_path / "log").unlink()
-    text = "".join(f"{i}\n" for i in range(1500))
-    done = subprocess.run(
-        [*command, "--resume"], cwd=tmp_path, input=text, text=True, capture_output=True, timeout=60
-    )
+    (tmp_path / "go").touch()
+    done = subprocess.run([*command, "--resume"], cwd=tmp_path, text=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out").read_text() == "".join(f"{2 * i}\n" for i in range(1500))
     assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(n_done, 1500))

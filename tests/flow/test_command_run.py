@@ -246,7 +246,7 @@ def test_all_that_runs_can_be_named(call: Call) -> None:
     assert call("my.by-hand", "--x", "3").stdout == "3\n"
     listed = call()
     assert listed.exit_code == 2
-    assert "pair        workflow  Make a pair." in listed.output
+    assert "pair       workflow  Make a pair." in listed.output
     assert "not_to_run" not in listed.output
     assert call("--help").exit_code == 0
 
@@ -342,7 +342,8 @@ def test_the_command_is_light() -> None:
         "from click.testing import CliRunner\n"
         "from grainwise.cli import main\n"
         "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
-        "print(sorted({'sqlite3', 'asyncio', 'cloudpickle', 'grainwise.flow', 'grainwise.commands'} & set(sys.modules)))\n"
+        "heavy = {'sqlite3', 'asyncio', 'cloudpickle', 'grainwise.flow', 'grainwise.commands'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
         "assert 'runs' in CliRunner().invoke(main, ['--help']).output\n",
         timeout=60,
     )

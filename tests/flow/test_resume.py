@@ -15,7 +15,7 @@ import pytest
 from grainwise import flow
 from grainwise.flow import FlyteFile, dynamic, map_task, task, workflow
 from grainwise.flow.record import reading
-from tests.leaks import run_script
+from tests.leaks import MARK, assert_nothing_left, run_script
 
 calls: list[str] = []
 broken: set[int] = set()
@@ -349,7 +349,13 @@ def killed_on_the_engine(tmp_path: Path, at: int, n: int) -> None:
     log, file = tmp_path / f"log{at}", tmp_path / "flow_that_is_killed.py"
     file.write_text(ENGINE)
     log.touch()
-    surroundings = {**os.environ, "FLOW_LOG": str(log), "GRAINWISE_RUN_DIR": str(tmp_path / f"runs{at}")}
+    mark = f"{os.environ[MARK]}/{tmp_path.name}-{at}"
+    surroundings = {
+        **os.environ,
+        MARK: mark,
+        "FLOW_LOG": str(log),
+        "GRAINWISE_RUN_DIR": str(tmp_path / f"runs{at}"),
+    }
     run = subprocess.Popen(
         [*COMMAND, str(file), "whole", "--n", str(n)], env=surroundings, stdout=subprocess.PIPE, text=True
     )
@@ -358,6 +364,7 @@ def killed_on_the_engine(tmp_path: Path, at: int, n: int) -> None:
     run.send_signal(signal.SIGKILL)
     out = run.communicate(timeout=60)[0]
     assert run.returncode == -signal.SIGKILL, out
+    assert_nothing_left(mark)
     os.environ["GRAINWISE_RUN_DIR"] = surroundings["GRAINWISE_RUN_DIR"]  # the fixture puts it back
     [info] = flow.list_runs()
     assert info.state == "lost"

@@ -27,7 +27,7 @@ from grainwise.flow import (
     task,
     workflow,
 )
-from grainwise.flow.running.keys import Digest, code_digest
+from grainwise.flow.kept.keys import Digest, code_digest
 from grainwise.flow.running.start import run_entity
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,18 +63,22 @@ def test_environments_take_turns_at_one_cpu() -> None:
     assert turns == ["x", "y"] * 10 or turns == ["y", "x"] * 10
 
 
-def test_idle_workers_are_too_many_at_twice_the_cpus() -> None:
-    policy = Policy(2)
-    for number in range(6):
+@pytest.mark.parametrize(("num_cpus", "most"), [(1, 5), (2, 6), (8, 16)])
+def test_workers_of_many_environments_are_not_kept_without_limit(num_cpus: int, most: int) -> None:
+    policy = Policy(num_cpus)
+    workers: set[int] = set()
+    for number in range(20):
         policy.ready(number, 1, environment=number)
         (send,) = policy.dispatch(waiting=True)
-        assert send.worker == number
+        workers.add(send.worker)
+        assert not workers & set(range(min(workers))), "the oldest go first"
         for idle in policy.crowd():
             policy.died(idle)
+            workers.discard(idle)
+        assert len(workers) == min(number + 1, most)
         end(policy, send)
         policy.ready(number, 0)
-    assert len(policy.crowd()) <= 1
-    assert len(policy.surplus()) <= 3
+    assert len(policy.surplus()) == most - num_cpus
 
 
 def test_an_environment_without_keys_and_workers_is_forgotten() -> None:

@@ -524,3 +524,68 @@ def test_a_task_that_few_workers_may_hold_is_never_sent_past_them() -> None:
     assert policy.lone("few", 1.0) is None
     policy.ready("few", 1, max_workers=1)
     assert policy.dispatch(waiting=True) == []
+
+
+def test_what_blocked_tasks_wait_for_goes_ahead_of_tasks_that_may_block_as_well() -> None:
+    policy = Policy(1)
+    for key in ("makes", "reads"):
+        teach(policy, key, 500 * MS)  # a batch for each
+    policy.ready("reads", 10)
+    policy.ready("makes", 3)
+    [(reader, key, _)] = sends_of(policy.dispatch(waiting=True))
+    assert key == "reads"
+    assert policy.needed("makes", 1)
+    policy.blocked(reader)
+    for _ in range(3):
+        [(maker, key, count)] = sends_of(policy.dispatch(waiting=True))
+        assert key == "makes"
+        finish(policy, maker, key, count, 500 * MS)
+    policy.needed("makes", -1)
+    policy.ready("makes", 5)
+    assert [key for _, key, _ in sends_of(policy.dispatch(waiting=True))] == ["reads"]
+    assert not policy.needed("unheard of", 1)
+
+
+# -- CPUs that something else has ----------------------------------------------------------------------------
+
+
+def test_what_is_reserved_is_nobody_elses() -> None:
+    policy = Policy(2)
+    teach(policy, "f", 1 * MS)
+    policy.reserve(2)
+    assert policy.cpus_in_use() == 2
+    assert start(policy, "f", 4) == []
+    policy.reserve(-1)
+    assert {worker for worker, _, _ in sends_of(policy.dispatch(waiting=True))} == {0}
+
+
+def test_while_something_waits_for_cpus_nothing_is_sent_behind_what_runs() -> None:
+    policy = Policy(1)
+    teach(policy, "f", 1 * MS)
+    sent = start(policy, "f", 1000)
+    policy.reserve(1)
+    policy.hold_back(True)
+    for worker, key, count in sent:
+        assert sends_of(policy.dispatch(waiting=True)) == []
+        finish(policy, worker, key, count, 1 * MS)
+    assert policy.cpus_in_use() == 1  # what is reserved, and nothing else
+    assert sends_of(policy.dispatch(waiting=True)) == []
+    policy.hold_back(False)
+    policy.reserve(-1)
+    assert sends_of(policy.dispatch(waiting=True))
+
+
+def test_parts_of_cpus_do_not_drift() -> None:
+    policy = Policy(1)
+    for cpus in (0.1, 0.3, 1 / 3, 0.7):
+        for _ in range(1000):
+            policy.reserve(cpus)
+            policy.reserve(1)
+            policy.reserve(-cpus)
+            policy.reserve(-1)
+    for _ in range(10):
+        policy.reserve(0.1)
+    assert policy.cpus_in_use() == 1.0
+    for _ in range(10):
+        policy.reserve(-0.1)
+    assert policy.cpus_in_use() == 0.0

@@ -45,6 +45,16 @@ def test_so_many_workers_hold_items_and_no_more() -> None:
     assert {send.worker for send in policy.dispatch(waiting=True)} <= {0, 1, 2}
 
 
+def test_a_lone_item_keeps_to_the_limit() -> None:
+    policy = Policy(2)
+    policy.ready("items", 1, is_alone=True, max_workers=1)
+    policy.dispatch(waiting=True)
+    policy.ready("items", 1, is_alone=True, max_workers=1)
+    assert policy.dispatch(waiting=True) == []
+    policy.ready("items", 0)
+    assert policy.lone("items", 1.0) is None
+
+
 def test_other_tasks_take_the_workers_beyond_the_limit() -> None:
     policy = Policy(4)
     policy.ready("items", 100, is_alone=True, max_workers=1)

@@ -81,7 +81,11 @@ def test_what_user_code_imports_is_there() -> None:
 import ray
 import ray.cloudpickle as pickle
 import ray.runtime_context, ray.types, ray.remote_function
+from ray.actor import ActorClass, ActorClassInheritanceException, ActorHandle, exit_actor
 from ray.runtime_env import RuntimeEnv
+from ray.util import ActorPool, list_named_actors
+from ray.util.actor_pool import ActorPool as SamePool
+from ray.util.queue import Empty, Full, Queue
 from ray.util import inspect_serializability, register_serializer, deregister_serializer, log_once
 from ray.util.annotations import DeveloperAPI, PublicAPI, Deprecated
 from ray.util.check_serialize import inspect_serializability as again
@@ -104,6 +108,25 @@ strategy = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
 assert ray.get(ray.remote(f).options(scheduling_strategy=strategy).remote()) == here
 assert ray.nodes()[0]["NodeID"] == here
 assert RuntimeEnv(env_vars=None) == {}
+
+@ray.remote
+class Doubler:
+    def double(self, x):
+        return 2 * x
+
+doubler = Doubler.options(name="doubler").remote()
+assert isinstance(Doubler, ActorClass) and isinstance(doubler, ActorHandle)
+assert ActorPool is SamePool
+assert list(ActorPool([doubler]).map(lambda a, v: a.double.remote(v), [1, 2])) == [2, 4]
+assert list_named_actors() == ["doubler"]
+assert isinstance(doubler._actor_id, ray.ActorID)
+queue = Queue(maxsize=1)
+queue.put(1)
+try:
+    queue.put_nowait(2)
+except Full:
+    assert queue.get() == 1
+queue.shutdown()
 """)
 
 

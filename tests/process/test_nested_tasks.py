@@ -78,6 +78,24 @@ def test_blocked_tasks_need_few_processes(num_cpus: int) -> None:
     assert most <= 2 * num_cpus * 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
+def test_tasks_that_wait_for_what_is_queued_let_it_go_ahead(num_cpus: int, tmp_path: Path) -> None:
+    @ray.remote
+    def make(number: int) -> int:
+        return number
+
+    @ray.remote
+    def read(refs: list[Any]) -> int:
+        number: int = ray.get(refs[0])
+        (tmp_path / str(os.getpid())).touch()
+        return number
+
+    for _ in range(3):
+        made = [make.remote(number) for number in range(200)]
+        assert ray.get([read.remote([ref]) for ref in made], timeout=LIMIT_S) == list(range(200))
+    assert len(list(tmp_path.iterdir())) <= 10 * num_cpus
+
+
 def test_fibonacci_the_naive_way(num_cpus: int) -> None:
     @ray.remote
     def fibonacci(n: int) -> int:

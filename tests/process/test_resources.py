@@ -76,6 +76,14 @@ def test_what_the_session_has() -> None:
     assert ray.get_gpu_ids() == []
 
 
+def test_memory_to_reserve() -> None:
+    ray.shutdown()
+    ray.init(num_cpus=2, _memory=1000)
+    assert ray.cluster_resources()["memory"] == 1000.0
+    with pytest.raises(InfeasibleTaskError, match="asks for memory=1001 - expected at most 1000"):
+        remote(abs).options(memory=1001).remote(-1)
+
+
 def test_a_task_knows_what_it_has() -> None:
     task = remote(assigned)
     assert get(task.remote()) == {"CPU": 1.0}
@@ -170,6 +178,37 @@ def test_ordinary_tasks_make_room_for_one_that_needs_a_cpu_and_more(tmp_path: Pa
     assert get(ordinary) == get(more) == list(range(20_000))
 
 
+def test_it_need_not_wait_for_what_is_behind_a_running_task(tmp_path: Path) -> None:
+    """Tasks that were taken for tiny lie in batches; when one ends, its CPU goes to who waits for it."""
+    folder = str(tmp_path)
+
+    @remote
+    def wait_for(name: str) -> str:
+        if name:
+            Sign(f"{folder}/{name}-begun").put_up()
+            Sign(f"{folder}/{name}-gate").wait()
+        return name
+
+    get([wait_for.remote("") for _ in range(2000)])
+    names = [f"late-{number}" for number in range(12)]
+    refs = [wait_for.remote(name) for name in names]
+    ray.wait(refs, timeout=0)
+    deadline = monotonic() + LIMIT_S
+    while len(running := [name for name in names if signs(tmp_path, name)[0].is_up()]) < 2:
+        assert monotonic() < deadline
+        ray.wait(refs, timeout=0.01)
+    begun, gate = signs(tmp_path, "special")
+    special = hold.options(num_cpus=1, num_gpus=1).remote(begun, gate)
+    assert ray.wait([special], timeout=0.05)[0] == []
+    signs(tmp_path, running[0])[1].put_up()
+    begun.wait()
+    gate.put_up()
+    for name in names:
+        signs(tmp_path, name)[1].put_up()
+    get(special)
+    assert get(refs) == names
+
+
 def test_cpus_are_not_taken_twice(tmp_path: Path) -> None:
     first_begun, first_gate = signs(tmp_path, "first")
     first = hold.options(num_cpus=2).remote(first_begun, first_gate)
@@ -252,6 +291,24 @@ def test_arguments_results_and_children_as_for_other_tasks() -> None:
         return depth
 
     assert get(tree.remote(2)) == 6
+
+
+def test_generators_and_environments_as_for_other_tasks() -> None:
+    @remote(num_gpus=1, num_returns="streaming")
+    def count() -> Iterator[tuple[int, Any]]:
+        for number in range(3):
+            yield number, os.environ["CUDA_VISIBLE_DEVICES"]
+
+    assert [get(ref) for ref in count.remote()] == [(number, "0") for number in range(3)]
+
+    def mine() -> tuple[Any, Any]:
+        return os.environ.get("MINE"), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    task = remote(mine).options(resources={"disk": 1})
+    there = {"env_vars": {"MINE": "yes"}}
+    assert get(task.options(runtime_env=there).remote()) == ("yes", None)
+    assert get(task.remote()) == (None, None)
+    assert get(task.options(runtime_env=there, num_gpus=1).remote()) == ("yes", "0")
 
 
 # --- what can never be had ----------------------------------------------------------------------------------

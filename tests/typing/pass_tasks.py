@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,7 +11,19 @@ from typing_extensions import assert_type
 
 import grainwise
 import grainwise as ray
-from grainwise import ObjectRef, cancel, get, init, is_initialized, put, remote, shutdown, wait
+from grainwise import (
+    DynamicObjectRefGenerator,
+    ObjectRef,
+    ObjectRefGenerator,
+    cancel,
+    get,
+    init,
+    is_initialized,
+    put,
+    remote,
+    shutdown,
+    wait,
+)
 
 
 @remote
@@ -46,6 +58,7 @@ assert_type(nothing.remote(), ObjectRef[None])
 assert_type(remote(plain).remote(1.0, times=2), ObjectRef[list[float]])
 assert_type(remote(num_cpus=2)(plain).remote(1.0), ObjectRef[list[float]])
 assert_type(double.options(num_cpus=0.5, max_retries=0, retry_exceptions=True).remote(1), ObjectRef[int])
+assert_type(double.options(runtime_env={"env_vars": {"A": "1"}}).remote(1), ObjectRef[int])
 assert_type(grainwise.remote(lambda: "made here").remote(), ObjectRef[str])
 
 # Several results: one ref each. Their types stay open, since a type variable cannot take a tuple apart.
@@ -110,3 +123,43 @@ def life() -> None:
     init(num_cpus=2, object_store_memory=1 << 30)
     assert_type(is_initialized(), bool)
     assert_type(shutdown(), None)
+
+
+# Generators give refs of what they yield, sync or async; options change how.
+@remote
+def numbers(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@remote(_generator_backpressure_num_objects=1)
+async def words(text: str) -> AsyncIterator[str]:
+    for word in text.split():
+        yield word
+
+
+@remote(num_returns="dynamic")
+def all_numbers() -> Generator[int, None, None]:
+    yield 1
+
+
+assert_type(numbers.remote(3), ObjectRefGenerator[int])
+assert_type(words.remote("a b"), ObjectRefGenerator[str])
+assert_type(next(numbers.remote(3)), ObjectRef[int])
+assert_type([get(each) for each in numbers.remote(3)], list[int])
+assert_type(numbers.options(num_cpus=2).remote(3), ObjectRefGenerator[int])
+assert_type(numbers.options(num_returns="streaming").remote(3), ObjectRefGenerator[int])
+assert_type(numbers.options(num_returns="dynamic").remote(3), ObjectRef[DynamicObjectRefGenerator[int]])
+assert_type(all_numbers.remote(), ObjectRef[DynamicObjectRefGenerator[int]])
+assert_type(numbers.options(num_returns=1).remote(3), ObjectRef[int])
+assert_type(numbers.remote(1).completed(), ObjectRef[None])
+first_ready, others = wait([numbers.remote(1)], num_returns=1)
+assert_type(first_ready, list[ObjectRefGenerator[int]])
+cancel(numbers.remote(1))
+
+
+def untyped(x: int) -> Any:
+    return x
+
+
+# A function of which nothing is known is none.
+some: ObjectRef[int] = remote(num_cpus=1)(untyped).remote(1)

@@ -1,4 +1,4 @@
-"""The cache of environments: whole or not there, one maker, locks that go with their owner; copies of folders."""
+"""The cache of environments: whole or not there, one maker, locks that end with their owner; copies."""
 
 from __future__ import annotations
 

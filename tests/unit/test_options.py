@@ -91,6 +91,7 @@ def new_ref() -> Any:
             "The type of keyword 'num_cpus' must be a number, but received type <class 'str'>",
         ),
         ("num_cpus", True, TypeError, "<class 'bool'>"),
+        ("num_cpus", 0.00001, ValueError, "option num_cpus expected parts of 0.0001 at least, got 1e-05"),
         (
             "num_returns",
             -1,

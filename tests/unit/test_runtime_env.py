@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pytest
 from grainwise import runtime_env
 from grainwise.engine.environments.patterns import Patterns
 from grainwise.engine.environments.prepared import Prepared
-from grainwise.engine.environments.spec import canonical, identity, merge, needs_making, timeout_s
+from grainwise.engine.environments.spec import (
+    canonical,
+    identity,
+    load_hook,
+    merge,
+    needs_making,
+    shown,
+    timeout_s,
+)  # fmt: skip
 from grainwise.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
 
@@ -46,6 +55,8 @@ from grainwise.runtime_env import RuntimeEnv, RuntimeEnvConfig
         ({"config": {"setup_timeout_seconds": 0}}, ValueError, "greater than zero"),
         ({"config": {"setup_timeout_seconds": 1.5}}, TypeError, "must be of type int"),
         ({"config": {"nosuch": 1}}, ValueError, "unknown fields 'nosuch'"),
+        ({"worker_process_setup_hook": 1}, TypeError, "must be a function, got int"),
+        ({"worker_process_setup_hook": "alone"}, ValueError, r"expected module\.function"),
         ("pip", TypeError, "must be dict or RuntimeEnv, got str"),
     ],
 )
@@ -96,6 +107,18 @@ def test_a_task_adds_to_what_it_inherits() -> None:
     }
     assert merge(parent, "") == parent
     assert merge("", child) == child
+
+
+def test_a_setup_hook_is_replaced_whole() -> None:
+    parent = canonical({"worker_process_setup_hook": lambda: 1}, "init")
+    child = canonical({"worker_process_setup_hook": "os.getcwd"}, "option")
+    assert json.loads(shown(parent)) == {"worker_process_setup_hook": "<lambda>"}
+    hook = load_hook(parent)
+    assert hook is not None
+    assert hook() == 1
+    assert load_hook(merge(parent, child)) is os.getcwd
+    assert load_hook("") is None
+    assert not needs_making(parent)
 
 
 def test_how_long_it_may_take_makes_no_other_environment() -> None:
@@ -157,7 +180,9 @@ def test_paths_inside_of_a_copied_folder_lead_to_the_copy(tmp_path: Path) -> Non
     made.site_folders = ["/new/site-packages"]
     made.variables = {"PYTHONPATH": "/said"}
     path = made.path_over([str(source), str(source / "src"), "/usr/lib/python3", packages])
-    assert path == [str(copy), "/said", str(copy / "src"), "/usr/lib/python3", "/new/site-packages", packages]
+    assert path == [str(copy), str(copy / "src"), "/usr/lib/python3", "/new/site-packages", packages]
+    assert made.first_path() == [str(copy), "/said"]
+    assert made.python_path("/outer") == f"{copy}:/said"
 
 
 def test_variables_may_name_others() -> None:
@@ -165,4 +190,5 @@ def test_variables_may_name_others() -> None:
     made.variables = {"PATH": "/mine:${PATH}", "NONE": "<${NO_SUCH}>"}
     made.first = ["/code"]
     found = made.variables_over({"PATH": "/usr/bin", "KEPT": "1"})
-    assert found == {"PATH": "/mine:/usr/bin", "NONE": "<>", "KEPT": "1", "PYTHONPATH": "/code"}
+    assert found == {"PATH": "/mine:/usr/bin", "NONE": "<>", "KEPT": "1"}
+    assert made.python_path("/outer") == "/code:/outer"

@@ -8,7 +8,14 @@ from ..engine.needs import NOTHING
 from ..engine.signatures import describe
 from ..errors import ArgumentError
 from . import session
-from .tasks import LIMIT, check_limit, with_limit
+from .task_options import (
+    LIMIT,
+    check_limit,
+    check_num_returns,
+    check_retry_exceptions,
+    check_runtime_env,
+    with_limit,
+)  # fmt: skip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,8 +143,6 @@ def check_actor_options(options: dict[str, Any]) -> dict[str, Any]:
         TypeError: one is of the wrong type.
         ValueError: one is out of range.
     """
-    from .tasks import check_runtime_env
-
     checks: dict[str, Any] = {
         "num_cpus": _check_num_cpus,
         "name": _check_text,
@@ -165,8 +170,6 @@ def check_method_options(options: dict[str, Any], *, is_generator: bool = True) 
         TypeError: one is of the wrong type.
         ValueError: one is out of range.
     """
-    from .tasks import check_num_returns, check_retry_exceptions
-
     num_returns = options.get("num_returns")
     if not is_generator and num_returns in ("streaming", "dynamic"):
         raise ValueError(
@@ -233,6 +236,8 @@ def _check_num_cpus(name: str, value: Any) -> float:
         raise TypeError(f"The type of keyword '{name}' must be a number, but received type {type(value)}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"The quantity of resource {name} cannot be negative or endless, got {value}")
+    if 0 < value < 1e-4:
+        raise ValueError(f"option {name} expected parts of 0.0001 at least, got {value}")
     return float(value)
 
 

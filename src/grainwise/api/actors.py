@@ -18,7 +18,7 @@ from .actor_options import (
 )  # fmt: skip
 from .session import check_namespace, engine
 from .session import namespace as namespace_of_session
-from .tasks import LIMIT, check_limit, with_limit
+from .task_options import LIMIT, check_limit, with_limit
 
 TYPE_CHECKING = False
 if not TYPE_CHECKING:
@@ -233,11 +233,20 @@ class ActorMethod:
 
     __slots__ = ("__weakref__", "_is_generator", "_options", "_ref", "remote")
 
+    remote: Callable[..., Any]
+
     def __init__(self, ref: ObjectRef[Any], options: MethodOptions, is_generator: bool = False) -> None:
         self._ref = ref
         self._is_generator = is_generator
         self._options = options
-        self.remote: Callable[..., Any] = self._bind
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Give `remote` until its first call; as an attribute it would be a cycle, and keep the actor."""
+            if name == "remote":
+                return self._bind
+            raise AttributeError(name)
 
     def _bind(self, *args: Any, **kwargs: Any) -> Any:
         self.remote = engine().bind_method(self._ref, self._options)

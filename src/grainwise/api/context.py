@@ -133,14 +133,20 @@ class RuntimeContext:
         """Return the runtime environment of this task, or of the session, as JSON; "{}" for none."""
         inside = _inside()
         if inside is not None:
-            return str(inside.settings.get("runtime_env") or "{}")
-        running: Any = current.current()
-        own = None if running is None else running.environments.own
-        return "{}" if own is None else str(own.text)
+            text = inside.settings.get("runtime_env")
+        else:
+            running: Any = current.current()
+            own = None if running is None else running.environments.own
+            text = None if own is None else own.text
+        if not text:
+            return "{}"
+        from ..engine.environments.spec import shown
+
+        return shown(text)
 
     @property
     def runtime_env(self) -> RuntimeEnv:
-        """The runtime environment of this task, or of the session: what has been said, paths made absolute."""
+        """The runtime environment of this task, or of the session: as it was said, paths made absolute."""
         from ..runtime_env import RuntimeEnv
 
         return RuntimeEnv.deserialize(self.get_runtime_env_string())

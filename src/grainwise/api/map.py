@@ -46,10 +46,11 @@ class MapResults(Typed["R_co"]):
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._generator = plan.results()
+        self._generator: Any = plan.results()
 
     def __iter__(self) -> Iterator[R_co]:
-        return self._generator
+        results: Iterator[R_co] = self._generator
+        return results
 
     def __next__(self) -> R_co:
         result: R_co = next(self._generator)
@@ -65,7 +66,8 @@ class MapResults(Typed["R_co"]):
             Pairs: the index of the first item of a range, and the results of it and those that follow it.
         """
         self._generator.close()
-        self._generator = arrivals = self._plan.arrivals()
+        self._generator = self._plan.arrivals()
+        arrivals: Iterator[tuple[int, list[R_co]]] = self._generator
         return arrivals
 
     def __length_hint__(self) -> int:

@@ -35,6 +35,7 @@ def init(
     ignore_reinit_error: bool = False,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
+    _memory: float | None = None,
     runtime_env: dict[str, Any] | None = None,
     namespace: str | None = None,
     local_mode: bool = False,
@@ -77,8 +78,10 @@ def init(
             named as in CUDA_VISIBLE_DEVICES, else by number.
         resources: custom resources, `{"name": amount}`: whatever tasks and actors should not have more of at
             the same time.
+        _memory: bytes that tasks and actors may reserve with `memory=`; by default the memory less the object
+            store.
         runtime_env: what all tasks and actors have: a dict with `env_vars`, `working_dir`, `py_modules`,
-            `pip` or `uv`, ...; what their own option says is added. It is made when the first task needs it.
+            `pip` or `uv`, ...; what their own option says is added. It is made at once.
         namespace: what `get_runtime_context().namespace` says.
         local_mode: warns: tasks run in workers all the same.
         labels: no effect.
@@ -108,13 +111,14 @@ def init(
             if ignore_reinit_error:
                 return SessionContext()
             raise RuntimeError(
-                "init() was called while the engine is running - expected one session at a time - call "
-                "shutdown() first, or init(ignore_reinit_error=True)"
+                "Maybe you called ray.init twice by accident? init() was called while the engine is "
+                "running - expected one session at a time - call shutdown() first, or "
+                "init(ignore_reinit_error=True)"
             )
         current.check_not_foreign()
         settings = resolve(
             num_cpus, object_store_memory, spill_dir, batching, log_to_driver, tag_output, report, num_gpus,
-            resources,
+            resources, _memory,
         )  # fmt: skip
         if address or namespace is not None or local_mode:
             check_init(
@@ -219,7 +223,7 @@ def _start(settings: Any, runtime_env: str = "") -> EngineLike:
         digits = os.urandom(16).hex()
         _namespace = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     with Deferral():  # a Ctrl-C between starting processes and knowing them would leave them alive
-        pool = open_pool(settings, _namespace)
+        pool = open_pool(settings, _namespace, is_own=not runtime_env)
         from ..engine.driver.engine import Engine  # while the template boots
 
         try:

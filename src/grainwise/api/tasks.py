@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..config import check_batching
-from ..engine.calls import DYNAMIC, STREAMING, limit_of, streaming
+from ..engine.calls import STREAMING
 from ..engine.current import Exportable, Options
 from ..engine.generators import is_generator_function
 from ..errors import ArgumentError
 from .session import engine
+from .task_options import TASK_OPTIONS, check_generator, check_task_options
 
 TYPE_CHECKING = False
 if not TYPE_CHECKING:
@@ -23,27 +23,30 @@ if not TYPE_CHECKING:
         __class_getitem__ = classmethod(type(list[int]))  # types.GenericAlias
 
 else:  # last, so that linters take this `overload` for the one in effect
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+    from typing_extensions import Unpack
+
+    from ..engine.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ..objects.ref import ObjectRef
     from .actors import ActorClass
+    from .option_types import ActorOptions, StreamOptions, TaskOptions
 
     C = TypeVar("C")
     P = ParamSpec("P")
     R = TypeVar("R")
     R_co = TypeVar("R_co", covariant=True)
     Out_co = TypeVar("Out_co", covariant=True)
-    Batching = Literal["auto", "off"] | int
+
+    class _Nothing:
+        """What no function returns: matched by those that return Any, which are no generators as a rule."""
 
     class Typed(Generic[P, R_co, Out_co]):
         """Makes `RemoteFunction` generic: in its parameters, its result, and what `.remote()` returns."""
 
 
-_OPTIONS = (
-    "batching", "max_retries", "name", "num_cpus", "num_returns", "retry_exceptions", "runtime_env"
-)  # fmt: skip
-LIMIT = "_generator_backpressure_num_objects"
+COROUTINE = 0x80  # inspect.CO_COROUTINE
 _REMOTE_DOC = """\
 Submit a call; return a ref to its result, a list of refs, or None, as `num_returns` says.
 
@@ -54,9 +57,9 @@ Arguments go by value as of now; a ref at top level is replaced by its value, in
 class RemoteFunction(Typed["P", "R_co", "Out_co"]):
     """A function whose calls are tasks. Made by `remote`.
 
-    `f.remote(...)` submits a call and returns an `ObjectRef` at once; `f.options(...)` returns the same
-    function with other options. Calling it directly is an error, as it would run here; the plain function is
-    `f.__wrapped__`.
+    `f.remote(...)` submits a call and returns an `ObjectRef` at once, or an `ObjectRefGenerator` if the
+    function has a `yield`; `f.options(...)` returns the same function with other options. Calling it directly
+    is an error, as it would run here; the plain function is `f.__wrapped__`.
     """
 
     if not TYPE_CHECKING:
@@ -110,37 +113,27 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             """
 
     @overload
+    def options(
+        self, *, num_returns: Literal["streaming"], **options: Unpack[StreamOptions]
+    ) -> RemoteFunction[P, R_co, ObjectRefGenerator[R_co]]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["dynamic"], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, ObjectRef[DynamicObjectRefGenerator[R_co]]]: ...
+    @overload
     def options(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
-        self, *, num_returns: Literal[1], num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...  # fmt: skip
+        self, *, num_returns: Literal[1], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, ObjectRef[R_co]]: ...
     @overload
     def options(  # type: ignore[overload-overlap]  # as above
-        self, *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    ) -> RemoteFunction[P, R_co, None]: ...  # fmt: skip
+        self, *, num_returns: Literal[0], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, None]: ...
     @overload
     def options(
-        self, *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...  # fmt: skip
+        self, *, num_returns: int, **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[P, R_co, list[ObjectRef[Any]]]: ...
     @overload
-    def options(
-        self, *, num_cpus: float | None = None, max_retries: int | None = None,
-        retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-        batching: Batching | None = None,
-        num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-        accelerator_type: str | None = None, scheduling_strategy: Any = None,
-    ) -> RemoteFunction[P, R_co, Out_co]: ...  # fmt: skip
+    def options(self, **options: Unpack[StreamOptions]) -> RemoteFunction[P, R_co, Out_co]: ...
     def options(self, **options: Any) -> Any:
         """Return the same function with some options changed; see `remote` for them.
 
@@ -148,7 +141,7 @@ class RemoteFunction(Typed["P", "R_co", "Out_co"]):
             TypeError: an option is unknown or of the wrong type.
             ValueError: an option is out of range.
         """
-        checked = _check(options, self._options)
+        checked = check_task_options(options, self._options)
         check_generator(self.__wrapped__, options.get("num_returns"))
         return RemoteFunction(self._exportable, checked)
 
@@ -273,40 +266,31 @@ def _describe(remote: Any, owner: Any) -> Any:
 @overload
 def remote(cls: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]  # a class is callable, too
 @overload
-def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+def remote(function: Callable[P, _Nothing], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...  # one of Any
 @overload
-def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
-    *, num_returns: Literal[1] = 1, num_cpus: float | None = None, max_retries: int | None = None,
-    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-) -> _Decorator: ...  # fmt: skip
+def remote(  # type: ignore[overload-overlap]  # what iterates is a result, too: the first match holds
+    function: Callable[P, Iterator[R]], /
+) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
 @overload
 def remote(  # type: ignore[overload-overlap]  # as above
-    *, num_returns: Literal[0], num_cpus: float | None = None, max_retries: int | None = None,
-    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-) -> _DecoratorNone: ...  # fmt: skip
+    function: Callable[P, AsyncIterator[R]], /
+) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
 @overload
-def remote(
-    *, num_returns: int, num_cpus: float | None = None, max_retries: int | None = None,
-    retry_exceptions: bool | Sequence[type[BaseException]] | None = None, name: str | None = None,
-    batching: Batching | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-) -> _DecoratorMany: ...  # fmt: skip
+def remote(function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
 @overload
-def remote(
-    *, num_cpus: float | None = None, name: str | None = None, namespace: str | None = None,
-    lifetime: Literal["detached", "non_detached"] | None = None, get_if_exists: bool | None = None,
-    max_restarts: int | None = None, max_task_retries: int | None = None, max_concurrency: int | None = None,
-    concurrency_groups: dict[str, int] | None = None,
-    num_gpus: float | None = None, resources: dict[str, float] | None = None, memory: float | None = None,
-    accelerator_type: str | None = None, scheduling_strategy: Any = None,
-) -> _ActorDecorator: ...  # fmt: skip
+def remote(*, num_returns: Literal["dynamic"], **options: Unpack[TaskOptions]) -> _DecoratorDynamic: ...
+@overload
+def remote(  # type: ignore[overload-overlap]  # a Literal is an int, too: the first match holds
+    *, num_returns: Literal[1, "streaming"] = 1, **options: Unpack[StreamOptions]
+) -> _Decorator: ...
+@overload
+def remote(  # type: ignore[overload-overlap]  # as above
+    *, num_returns: Literal[0], **options: Unpack[TaskOptions]
+) -> _DecoratorNone: ...
+@overload
+def remote(*, num_returns: int, **options: Unpack[TaskOptions]) -> _DecoratorMany: ...
+@overload
+def remote(**options: Unpack[ActorOptions]) -> _ActorDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make calls of a function run as tasks in worker processes, or objects of a class live in processes.
 
@@ -343,7 +327,11 @@ def remote(*args: Any, **options: Any) -> Any:
                 fails with `OutOfMemoryError`.
             scheduling_strategy: "DEFAULT", "SPREAD", or one of `grainwise.util.scheduling_strategies`.
             num_returns: results of a call, >= 0, default 1. With 2 and more the function returns as many
-                values and `.remote()` a list of refs.
+                values and `.remote()` a list of refs. A function with a `yield` gives an
+                `ObjectRefGenerator` by default, as "streaming" says; one ref of all its refs at the end with
+                "dynamic"; and with a number the first of its values.
+            _generator_backpressure_num_objects: how many values of a generator may wait to be taken; it goes
+                on when some are. >= 1, by default (or -1) any number.
             max_retries: runs beyond the first when the worker dies, default 3, -1 for no limit. With 0 a
                 task is never run twice, and its batch-mates' results are reported one by one.
             retry_exceptions: True, or exception classes, to run again after such an error as well (at most
@@ -355,8 +343,9 @@ def remote(*args: Any, **options: Any) -> Any:
                 worker that is free; a number sends batches of so many. Rarely worth setting.
 
     Raises:
-        TypeError: what is decorated is not a function, or an option is unknown or of the wrong type.
-        ValueError: an option is out of range.
+        ArgumentError: what is decorated is neither a function nor a class, or an option is unknown.
+        TypeError: an option is of the wrong type.
+        ValueError: an option is out of range, or the function is `async def`.
     """
     if len(args) == 1 and not options and callable(args[0]):
         return _make(args[0], {})
@@ -373,13 +362,13 @@ def remote(*args: Any, **options: Any) -> Any:
             )
         return _make(function, options)
 
-    if not set(options) <= set(_OPTIONS):
+    if not set(options) <= set(TASK_OPTIONS):
         from .actor_options import ACTOR_OPTIONS, check_actor_options
 
         if set(options) <= set(ACTOR_OPTIONS):
             check_actor_options(options)
             return decorate
-    _check(options, Options())
+    check_task_options(options, Options())
     return decorate
 
 
@@ -397,137 +386,16 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
         from .actors import make_class
 
         return make_class(function, options)
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & COROUTINE:
+        raise ValueError(
+            f"'async def' should not be used for remote tasks, got {function!r:.200} - wrap it as "
+            f"lambda *args: asyncio.run(function(*args)), or make it a method of an actor"
+        )
     name = getattr(function, "__qualname__", None) or type(function).__name__
     name = name.replace("<locals>.", "") if "<locals>." in name else name
     start = Options(name=name, num_returns=STREAMING if is_generator_function(function) else 1)
     check_generator(function, options.get("num_returns"))
-    return RemoteFunction(Exportable(function, name), _check(options, start))
-
-
-def _check(changes: dict[str, Any], start: Options) -> Options:
-    """Return options with some changed, checked."""
-    checks = {
-        "num_cpus": _check_num_cpus,
-        "num_returns": check_num_returns,
-        "max_retries": _check_max_retries,
-        "retry_exceptions": check_retry_exceptions,
-        "name": _check_name,
-        "batching": _check_batching,
-        "runtime_env": check_runtime_env,
-    }
-    values: dict[str, Any] = dict(zip(checks, start.astuple()))
-    limit = check_limit(changes.get(LIMIT), values["num_returns"])
-    values["needs"] = start.needs
-    for name, value in changes.items():
-        if name not in checks:
-            from .ray_arguments import takes_option
-            from .resources import RESOURCE_OPTIONS, changed
-
-            if name in RESOURCE_OPTIONS:
-                if value is not None:
-                    values["needs"] = changed(values["needs"], name, value)
-                continue
-            if takes_option(name, value):
-                continue
-            raise ArgumentError(
-                f"Invalid option keyword {name} for remote functions - expected one of {', '.join(_OPTIONS)}"
-            )
-        if value is not None:
-            values[name] = checks[name](value)
-    values["num_returns"] = with_limit(values["num_returns"], limit)
-    return Options(**values)
-
-
-def _check_num_cpus(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"The type of keyword 'num_cpus' must be a number, but received type {type(value)}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"The quantity of resource num_cpus cannot be negative or endless, got {value}")
-    return float(value)
-
-
-def check_num_returns(value: Any) -> int:
-    """Return the option as a number; see `engine.calls`."""
-    if value == "streaming" or value == "dynamic":
-        return STREAMING if value == "streaming" else DYNAMIC
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError(f"The type of keyword 'num_returns' must be int, but received type {type(value)}")
-    if isinstance(value, str) or value < 0:
-        raise ValueError(
-            f"The keyword 'num_returns' only accepts None, a non-negative integer, \"streaming\" or "
-            f'"dynamic", got {value!r:.200}'
-        )
-    return value
-
-
-def check_generator(function: Any, num_returns: Any) -> None:
-    """Refuse the options of generators for other functions."""
-    if num_returns in ("streaming", "dynamic") and not is_generator_function(function):
-        raise ValueError(
-            f"num_returns={num_returns!r} can only be used with generator functions - expected one with a "
-            f"`yield`, got {getattr(function, '__qualname__', type(function).__name__)!r}"
-        )
-
-
-def check_limit(value: Any, before: int) -> int:
-    """Return how many values of a generator may wait, 0 for any number; `before` says what held so far."""
-    if value is None:
-        return limit_of(before)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"option {LIMIT} expected an int, got {type(value).__name__}")
-    if value < 1 and value != -1:
-        raise ValueError(
-            f"{LIMIT}={value} is not allowed - expected at least 1: so many values wait at most, and with 1 "
-            f"each is made when the one before it is taken; or -1 for any number"
-        )
-    return max(0, value)
-
-
-def with_limit(num_returns: int, limit: int) -> int:
-    """Return `num_returns`, where it says that values are streamed, with the limit."""
-    return num_returns if num_returns >= 0 or num_returns == DYNAMIC else streaming(limit)
-
-
-def _check_max_retries(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"The type of keyword 'max_retries' must be int, but received type {type(value)}")
-    if value < -1:
-        raise ValueError(
-            f"The keyword 'max_retries' only accepts None, 0, -1 or a positive integer, where -1 is no "
-            f"limit, got {value}"
-        )
-    return value
-
-
-def check_retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
-    """Return the option as a bool or a tuple of classes."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, (list, tuple)) and all(
-        isinstance(v, type) and issubclass(v, BaseException) for v in value
-    ):
-        return tuple(value)
-    raise TypeError(
-        f"The type of keyword 'retry_exceptions' must be a bool or a list of exception classes, got "
-        f"{value!r:.200}"
-    )
-
-
-def check_runtime_env(value: Any) -> str:
-    """Return the canonical text of a runtime environment."""
-    from ..engine.environments.spec import canonical
-
-    return canonical(value, "option")
-
-
-def _check_name(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"The type of keyword 'name' must be str, but received type {type(value)}")
-    return value
-
-
-def _check_batching(value: Any) -> int:
-    return check_batching("option batching", value)
+    return RemoteFunction(Exportable(function, name), check_task_options(options, start))
 
 
 if TYPE_CHECKING:
@@ -540,7 +408,27 @@ if TYPE_CHECKING:
         @overload
         def __call__(self, cls: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
         @overload
+        def __call__(self, function: Callable[P, _Nothing], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]  # as for `remote`
+            self, function: Callable[P, Iterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]  # as for `remote`
+            self, function: Callable[P, AsyncIterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRefGenerator[R]]: ...
+        @overload
         def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+
+    class _DecoratorDynamic(Protocol):
+        @overload
+        def __call__(
+            self, function: Callable[P, Iterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRef[DynamicObjectRefGenerator[R]]]: ...
+        @overload
+        def __call__(
+            self, function: Callable[P, AsyncIterator[R]], /
+        ) -> RemoteFunction[P, R, ObjectRef[DynamicObjectRefGenerator[R]]]: ...
 
     class _DecoratorNone(Protocol):
         def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R, None]: ...

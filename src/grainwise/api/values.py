@@ -19,6 +19,7 @@ else:  # last, so that linters take this `overload` for the one in effect
     from typing import Any, TypeVar, overload
 
     T = TypeVar("T")
+    W = TypeVar("W", bound=ObjectRef[Any] | ObjectRefGenerator[Any])
 
 
 def put(value: T) -> ObjectRef[T]:
@@ -73,16 +74,17 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def wait(
-    refs: Sequence[ObjectRef[T]],
+    refs: Sequence[W],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+) -> tuple[list[W], list[W]]:
     """Wait until `num_returns` of the refs are resolved (errors count) or the time is over.
 
     Args:
-        refs: a list of different refs; an empty one gives two empty ones.
+        refs: a list of different refs, generators among them: one is resolved when its next value is there,
+            or there are no more. An empty list gives two empty ones.
         num_returns: how many to wait for, 1 to `len(refs)`.
         timeout: seconds to wait at most; None waits as long as it takes, 0 only looks.
         fetch_local: accepted for compatibility; on one machine values are always local.
@@ -115,7 +117,8 @@ def wait(
         timeout = _check_timeout("wait", timeout)
     if ObjectRefGenerator in map(type, checked):
         return _wait_with_generators(checked, num_returns, timeout)
-    return engine().wait(checked, num_returns, timeout)
+    found: tuple[list[Any], list[Any]] = engine().wait(checked, num_returns, timeout)
+    return found
 
 
 def _wait_with_generators(
@@ -133,7 +136,9 @@ def _wait_with_generators(
     return [of_ref[ref] for ref in ready], [of_ref[ref] for ref in rest]
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
     """Cancel a task; `get` of its ref then raises `TaskCancelledError`.
 
     A task that has not begun never runs. A running one is interrupted by a `KeyboardInterrupt` at its next
@@ -141,7 +146,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     interrupted, because its object must stay whole; if it is `async def`, its coroutine is cancelled.
 
     Args:
-        ref: the ref of the task.
+        ref: the ref of the task, or its generator.
         force: kill the worker of a running task instead; what else it held is run elsewhere.
         recursive: cancel the tasks that it has submitted, too.
 
@@ -153,8 +158,8 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
         ref = ref._generator_ref
     if not isinstance(ref, ObjectRef):
         raise TypeError(
-            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object refs; "
-            f"kill() ends actors"
+            f"cancel() expected an ObjectRef, got {type(ref).__name__} - it is only supported for object "
+            f"refs; kill() ends actors"
         )
     engine().cancel(ref, force=force, recursive=recursive)
 
@@ -172,8 +177,8 @@ def _check_refs(word: str, refs: Any) -> list[ObjectRef[Any]]:
         for position, ref in enumerate(checked):
             if not isinstance(ref, allowed):
                 raise TypeError(
-                    f"{word}() expected ObjectRefs, got {type(ref).__name__} at position {position}: "
-                    f"{ref!r:.200}"
+                    f"Attempting to call `{word}` on the value {ref!r:.200}, which is not an ObjectRef - "
+                    f"expected ObjectRefs, got {type(ref).__name__} at position {position}"
                 )
     return checked
 

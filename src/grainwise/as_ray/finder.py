@@ -28,6 +28,8 @@ WHERE = {
     "ray.util.debug": "grainwise.util.once",
     "ray.util.serialization": "grainwise.util.serializers",
     "ray.util.check_serialize": "grainwise.util.serializability",
+    "ray._raylet": "grainwise.as_ray.raylet",
+    "ray._private.object_ref_generator": "grainwise.as_ray.raylet",
     "ray.actor": "grainwise.as_ray.actor",
     "ray.runtime_context": "grainwise.as_ray.runtime_context",
     "ray.remote_function": "grainwise.as_ray.remote_function",

@@ -17,11 +17,10 @@ __commit__ = "grainwise"
 SCRIPT_MODE, WORKER_MODE, LOCAL_MODE = 0, 1, 2
 
 _PUBLIC = (
-    "ObjectRef", "available_resources", "cancel", "cluster_resources", "get", "get_actor", "get_gpu_ids",
-    "get_runtime_context", "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown",
-    "timeline", "wait",
+    "DynamicObjectRefGenerator", "ObjectRef", "ObjectRefGenerator", "available_resources", "cancel",
+    "cluster_resources", "get", "get_actor", "get_gpu_ids", "get_runtime_context", "is_initialized", "kill",
+    "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
 )  # fmt: skip
-_LATER = ("ObjectRefGenerator", "DynamicObjectRefGenerator")
 _IDS = (
     "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID",
     "WorkerID",
@@ -46,7 +45,11 @@ def init(address: str | None = None, **options: Any) -> Any:
     """
     import grainwise
 
-    kept = {name: value for name, value in options.items() if name not in _IGNORED and name[:1] != "_"}
+    kept = {
+        name: value
+        for name, value in options.items()
+        if name == "_memory" or (name not in _IGNORED and name[:1] != "_")
+    }
     return grainwise.init(address, **kept)
 
 
@@ -72,7 +75,7 @@ def __getattr__(name: str) -> object:
 
     from .refusals import refused_name
 
-    if name in _PUBLIC or (name in _LATER and hasattr(grainwise, name)):
+    if name in _PUBLIC:
         value: object = getattr(grainwise, name)
     elif name == "ObjectID":
         value = grainwise.ObjectRef

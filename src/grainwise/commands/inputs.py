@@ -24,6 +24,7 @@ _UNITS_S = {
     "minute": 60.0, "minutes": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0,
     "day": 86400.0, "days": 86400.0, "w": 604800.0, "week": 604800.0, "weeks": 604800.0,
 }  # fmt: skip
+_PATHS = (FlyteFile, FlyteDirectory, pathlib.PurePath)
 _PART = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]+)\s*,?")
 
 
@@ -107,11 +108,11 @@ def takes_json(annotation: Any) -> bool:
         return True
     if not isinstance(kind, type):
         return typing.get_origin(kind) is not typing.Literal
-    return not (kind in _READERS or issubclass(kind, (enum.Enum, os.PathLike)) or _is_table(kind))
+    return not (kind in _READERS or issubclass(kind, enum.Enum) or _is_path(kind) or _is_table(kind))
 
 
 def _is_path(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, (FlyteFile, FlyteDirectory, os.PathLike))
+    return isinstance(kind, type) and (kind is os.PathLike or issubclass(kind, _PATHS))
 
 
 def _path(kind: Any, text: str) -> Any:

@@ -61,8 +61,9 @@ def plain(value: Any, *, is_strict: bool = False) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(plain(key)): plain(each, is_strict=is_strict) for key, each in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return plain(value._asdict(), is_strict=is_strict)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        named: Any = value
+        return plain(named._asdict(), is_strict=is_strict)
     if isinstance(value, (list, tuple)):
         return [plain(each, is_strict=is_strict) for each in value]
     if isinstance(value, (set, frozenset)):

@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
     T_co = TypeVar("T_co", covariant=True)
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
         Attributes:
             refs: those that are there; the last ones may be of values that are still to come.
             limit: how many values may wait before the producer does, 0 for any number.
-            completed: the ref that is resolved when the producer ends.
         """
 
         refs: deque[ObjectRef[Any]]
         limit: int
-        completed: ObjectRef[Any]
+
+        @property
+        def completed(self) -> ObjectRef[Any]:
+            """The ref that is resolved when the producer ends."""
+            ...
 
         def peek(self) -> ObjectRef[Any] | None:
             """Return the next ref, made in advance if need be; None if there are no more."""
@@ -46,6 +50,10 @@ if TYPE_CHECKING:
 
         def wait(self, ref: ObjectRef[Any], timeout_s: float | None) -> bool:
             """Wait for the next value; false on a timeout."""
+            ...
+
+        def later(self, ref: ObjectRef[Any]) -> Future[Any]:
+            """Return a future that is done when the next value has come."""
             ...
 
         def look(self, ref: ObjectRef[Any]) -> None:
@@ -133,8 +141,8 @@ class ObjectRefGenerator(Typed["T_co"]):
     def completed(self) -> ObjectRef[None]:
         """Return a ref that is resolved, with None, when the task has ended.
 
-        It holds the error if the task did not end by itself: if its worker died, or it was cancelled. What the
-        generator raised is what the last of its refs holds.
+        It holds the error if the task did not end by itself: if its worker died, or it was cancelled. What
+        the generator raised is what the last of its refs holds.
         """
         return self._source.completed
 
@@ -146,7 +154,7 @@ class ObjectRefGenerator(Typed["T_co"]):
     def is_finished(self) -> bool:
         """Say whether the task has ended and all refs were taken: `next` would raise StopIteration."""
         ref = self._look()
-        return ref is None or (ref._state.__class__ is int and ref._value is END)
+        return ref is None or ref._value is END
 
     def send(self, value: object) -> NoReturn:
         """Refuse: nothing can be sent to a task that runs."""
@@ -177,7 +185,7 @@ class ObjectRefGenerator(Typed["T_co"]):
         return self._source.completed
 
     def _peek(self) -> ObjectRef[Any] | None:
-        """Return the ref that `next` would give, perhaps of a value that is still to come; None for no more."""
+        """Return the ref that `next` would give, perhaps of a value still to come; None for no more."""
         return self._source.peek()
 
     def _look(self) -> ObjectRef[Any] | None:
@@ -195,12 +203,13 @@ class ObjectRefGenerator(Typed["T_co"]):
         """Do the same in a coroutine."""
         import asyncio
 
+        source = self._source
         while True:
-            ref = self._source.peek()
+            ref = source.peek()
             if ref is None:
                 raise StopAsyncIteration
             if ref._state.__class__ is not int:
-                future = asyncio.wrap_future(ref.future())
+                future = asyncio.wrap_future(source.later(ref))
                 future.add_done_callback(_read_error)
                 await asyncio.wait([future], timeout=timeout_s)
                 if ref._state.__class__ is not int:
@@ -222,6 +231,8 @@ class ObjectRefGenerator(Typed["T_co"]):
     def _pop(self, ref: ObjectRef[Any]) -> bool:
         """Take a ref; false if it was the end, or another thread was quicker."""
         source = self._source
+        if ref._value is END:
+            return False
         try:
             popped = source.refs.popleft()
         except IndexError:
@@ -229,16 +240,14 @@ class ObjectRefGenerator(Typed["T_co"]):
         if popped is not ref:
             source.refs.appendleft(popped)
             return False
-        if ref._value is END:
-            return False
         if source.limit:
             source.took()
         return True
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an ObjectRefGenerator was pickled, which is not allowed - expected the refs that it gives - "
-            "consume it where it was made, and pass its refs to other tasks"
+            "You cannot return or pass a generator to other task: serializing an ObjectRefGenerator is not "
+            "allowed - expected the refs that it gives - consume it where it was made, and pass those on"
         )
 
     def __repr__(self) -> str:
@@ -288,5 +297,5 @@ def _read_error(future: Any) -> None:
 
 def _not_offered(name: str) -> NotImplementedError:
     return NotImplementedError(
-        f"{name}() of an ObjectRefGenerator is not supported - expected next(), or cancel() to end it"
+        f"`gen.{name}` is not supported. An ObjectRefGenerator is consumed by next(), and ended by cancel()"
     )

@@ -26,6 +26,9 @@ def describe(function: Any, *, skips_first: bool) -> str | None:
         function: the function itself: what a decorator has wrapped may take other arguments.
         skips_first: it is a method, whose first argument is not the caller's.
     """
+    bound = getattr(function, "__func__", None)
+    if bound is not None and not skips_first:
+        return describe(bound, skips_first=True)
     code = getattr(function, "__code__", None)
     if code is None or not hasattr(function, "__defaults__") or hasattr(function, "__signature__"):
         return _describe_any(function, skips_first=skips_first)

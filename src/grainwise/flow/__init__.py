@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from .graph.promise import PathError as PathError
     from .graph.promise import Promise as Promise
     from .graph.promise import VoidPromise as VoidPromise
+    from .kept.store import CacheStore as CacheStore
+    from .kept.store import LocalTaskCache as LocalTaskCache
+    from .kept.store import cache_store as cache_store
+    from .mapping.budget import Concurrency as Concurrency
+    from .mapping.elements import ElementFailure as ElementFailure
     from .record.reading import RecordError as RecordError
     from .record.reading import RunInfo as RunInfo
     from .record.reading import list_runs as list_runs
     from .resume import resume as resume
-    from .running.budget import Concurrency as Concurrency
-    from .running.caching import CacheStore as CacheStore
-    from .running.caching import LocalTaskCache as LocalTaskCache
-    from .running.caching import cache_store as cache_store
-    from .running.elements import ElementFailure as ElementFailure
     from .running.failure import FlyteError as FlyteError
     from .running.mode import inline as inline
     from .running.recorder import Recorder as Recorder
@@ -99,9 +99,9 @@ _NAMES = {
     "graph.promise": ["PathError", "Promise", "VoidPromise"],
     "record.reading": ["RecordError", "RunInfo", "list_runs"],
     "resume": ["resume"],
-    "running.budget": ["Concurrency"],
-    "running.caching": ["CacheStore", "LocalTaskCache", "cache_store"],
-    "running.elements": ["ElementFailure"],
+    "mapping.budget": ["Concurrency"],
+    "kept.store": ["CacheStore", "LocalTaskCache", "cache_store"],
+    "mapping.elements": ["ElementFailure"],
     "running.failure": ["FlyteError"],
     "running.mode": ["inline"],
     "running.recorder": ["Recorder", "add_recorder", "remove_recorder"],

@@ -1,8 +1,8 @@
 """What is ready, by key, and whose turn it is.
 
 Tasks are counts here. A *key* is a function with its resource shape and the size of its arguments; keys may
-share estimates. Those with something ready stand in the line of their environment; one that had its turn goes to
-the end of it.
+share estimates. Those with something ready stand in the line of their environment; one that had its turn goes
+to the end of it, but for one that blocked tasks wait for: while others were sent, they would block, too.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class Key:
         is_assumed: only `Keys.set_ready` tells the rest; tasks of it were sent otherwise.
         is_alone: its batches hold nothing else.
         max_workers: so many workers may hold tasks of it at once, 0 for all.
+        num_needing: so many blocked tasks wait for tasks of it: it is ahead of others.
         line: that of its environment.
     """
 
     __slots__ = (
         "cpus", "estimate", "home", "is_alone", "is_assumed", "is_suspect", "limit", "line", "max_probes",
-        "max_workers", "probes", "ready",
+        "max_workers", "num_needing", "probes", "ready",
     )  # fmt: skip
 
     def __init__(self, cpus: float, estimate: Estimate, limit: int, home: int | None, line: Line) -> None:
@@ -56,6 +57,7 @@ class Key:
         self.is_assumed = False
         self.is_alone = False
         self.max_workers = 0
+        self.num_needing = 0
 
 
 class Keys:
@@ -105,21 +107,35 @@ class Keys:
         if count and not before:
             key.line.turn[name] = None
             self.num_homed += key.home is not None
+            if key.num_needing:
+                self._put_first(name, key)
         elif before and not count:
             self._leave_turn(name, key)
         key.ready = count
         return count - before
 
     def take(self, name: Hashable, count: int) -> None:
-        """Take tasks of a key out of what is ready; what remains goes to the end of the line."""
+        """Take tasks of a key out of what is ready; what remains goes to the end, unless it is awaited."""
         key = self.known[name]
         key.ready -= count
+        if key.ready and key.num_needing:
+            return
         turn = key.line.turn
         del turn[name]
         if key.ready:
             turn[name] = None
         else:
             self.num_homed -= key.home is not None
+
+    def needed(self, name: Hashable, change: int) -> bool:
+        """Note how many more blocked tasks wait for tasks of a key; false if it is not known."""
+        key = self.known.get(name)
+        if key is None:
+            return False
+        key.num_needing = max(0, key.num_needing + change)
+        if key.ready and change > 0 and key.num_needing == change:
+            self._put_first(name, key)
+        return True
 
     def look(self, waiting: bool) -> float:
         """Return the estimated time of all that is ready, in seconds; what is unknown counts nothing.
@@ -189,6 +205,13 @@ class Keys:
         """Forget a line that nothing belongs to any more."""
         if not line.num_keys and not line.num_workers and line is not self.base:
             self.lines.pop(line.name, None)
+
+    def _put_first(self, name: Hashable, key: Key) -> None:
+        turn = key.line.turn
+        others = [other for other in turn if other != name]
+        turn.clear()
+        turn[name] = None
+        turn.update(dict.fromkeys(others))
 
     def _leave_turn(self, name: Hashable, key: Key) -> None:
         del key.line.turn[name]

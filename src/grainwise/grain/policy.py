@@ -162,6 +162,14 @@ class Policy:
         """Note that a worker's task goes on."""
         self._roster.resume(worker)
 
+    def needed(self, key: Hashable, change: int) -> bool:
+        """Note that so many more blocked tasks, below 0 fewer, wait for tasks of a key, which goes ahead.
+
+        Returns:
+            Whether the key is known; if not, nothing was noted.
+        """
+        return self._keys.needed(key, change)
+
     def sent(self, worker: int, key: Hashable, count: int) -> None:
         """Note that the engine sent tasks by itself (a blocked worker runs its own children in place)."""
         self._roster.hold(worker, [(key, count)])

@@ -8,8 +8,8 @@ A worker that is not blocked stands in one of three places, by the batches that 
                     drained    it is half, but as good as idle: before another worker could start
     two             nowhere
 
-A blocked worker (its task waits for others) lends its CPUs and is sent nothing. Each environment has these places
-of its own: see `lines`.
+A blocked worker (its task waits for others) lends its CPUs and is sent nothing. Each environment has these
+places of its own: see `lines`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_EXTRA_WORKERS = 64
 """So many workers may run tasks that occupy no CPU, and so many be started beyond those and the CPUs."""
+MIN_WARM_WORKERS = 4
+"""Beyond the CPUs, so many workers of several environments stay warm; or as many as there are CPUs."""
 
 
 class Worker:
@@ -235,7 +237,8 @@ class Roster:
 
     def crowd(self) -> list[int]:
         """Return idle workers that are too many even with several environments in turn, oldest first."""
-        excess = len(self.workers) - self.num_blocked - 2 * max(1, int(self.num_cpus))
+        num_cpus = max(1, int(self.num_cpus))
+        excess = len(self.workers) - self.num_blocked - num_cpus - max(num_cpus, MIN_WARM_WORKERS)
         return sorted(self.all_idle())[: max(0, excess)]
 
     def all_idle(self) -> list[int]:

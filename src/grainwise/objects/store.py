@@ -134,8 +134,9 @@ class Store:
     def _find_view(self, parts: Sequence[memoryview]) -> Blob | None:
         """Return the blob whose very memory a buffer is, such as an array that came out of `get`.
 
-        Nothing is compared, as nobody can write there; and the blob stays in its place for as long as somebody
-        holds the buffer. As in `Outpost.find_loan`, a large part of it will do if it is its beginning.
+        Nothing is compared, as nobody can write there; and the blob stays in its place for as long as
+        somebody holds the buffer. As in `Outpost.find_loan`, a large part of it will do if it is its
+        beginning.
         """
         if len(parts) > 1:
             return None

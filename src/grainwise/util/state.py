@@ -214,7 +214,7 @@ def summarize_actors(address: str | None = None, **_: Any) -> dict[str, Any]:
 
 def get_actor(id: str | Any, address: str | None = None, **_: Any) -> State | None:
     """Return the actor of this identity, None if it is not known (any more)."""
-    text = id.hex() if hasattr(id, "hex") else str(id)
+    text = id if isinstance(id, str) else id.hex()
     found = list_actors(filters=[("actor_id", "=", text)], limit=1)
     return found[0] if found else None
 
@@ -230,9 +230,22 @@ def list_placement_groups(
 def list_runtime_envs(
     address: str | None = None, filters: Filters = None, limit: int = LIMIT, **_: Any
 ) -> list[State]:
-    """Return the runtime environments: none."""
-    _driver()
-    return _select([], filters, limit)
+    """Return the runtime environments of the session.
+
+    `success` is None while one is being made, `error` says why it can't be.
+    """
+    engine = _driver()
+    with engine.turn:
+        rows = [
+            State(
+                runtime_env=environment.fields(),
+                success=environment.is_made(),
+                error=None if environment.error is None else str(environment.error),
+                node_id=context.node_id(),
+            )
+            for environment in engine.environments.all()
+        ]
+    return _select(rows, filters, limit)
 
 
 def get_task(id: str | Any, address: str | None = None, **_: Any) -> State | None:

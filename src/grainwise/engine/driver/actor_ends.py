@@ -270,7 +270,7 @@ class ActorEnds:
         """Cancel a call: one that has not begun never runs, of a running one nobody hears any more.
 
         A call on a thread is not interrupted, because the object must stay whole; what it has submitted is
-        cancelled. On an event loop its coroutine is, and its result says so.
+        cancelled. On an event loop its coroutine is, and its result says so. A generator ends at a `yield`.
         """
         actor, call = ref._state.actor, ref._value
         error = TaskCancelledError(task_name=ref._state.name)

@@ -120,7 +120,7 @@ def _worker_ended(engine: Engine, handle: WorkerHandle, status: int) -> None:
     engine.dispatcher.by_number.pop(handle.number, None)
     engine.borders.end_loans(handle)
     engine.pool.remove(handle)
-    if not (handle.is_up and blames_task):
+    if not (handle.is_up and blames_task) and handle.verdict is None:
         engine.environments.note_start_failure(handle.environment, detail or _last_words(engine, handle))
 
 

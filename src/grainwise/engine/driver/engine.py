@@ -131,6 +131,7 @@ class Engine(Words):
         refs_module.hooks.restore = self.borders.restore
         refs_module.hooks.find = self.borders.refs.get
         refs_module.hooks.future = self.future
+        self.environments.begin()
 
     def bind(
         self, function: Exportable, options: Options, again: Callable[..., Any] | None = None
@@ -321,7 +322,7 @@ class Engine(Words):
         self.leadership.wake()
 
     def listen(self) -> None:
-        """Block until a worker or a template has something to say, somebody rings, or an environment has aged."""
+        """Block until a worker or a template speaks up, somebody rings, or an environment has aged."""
         if hasattr(select, "epoll"):
             watched = select.poll()
             watched.register(self.pool.poller.fileno(), select.POLLIN)

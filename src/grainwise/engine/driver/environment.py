@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -43,17 +45,31 @@ class Environment:
         self.used_at = 0.0
         self.num_start_failures = 0
 
+    def fields(self) -> dict[str, Any]:
+        """Return what it says."""
+        from ..environments.spec import fields
+
+        return fields(self.text)
+
+    def is_made(self) -> bool | None:
+        """Say whether it could be made; None while that is not known."""
+        return {THERE: True, FAILED: False}.get(self.state)
+
     def settings(self, own: dict[str, Any], modules: list[str]) -> dict[str, Any]:
         """Return what its template is told, given what that of the program's own environment is told."""
+        from ..environments.spec import HOOK
         from ..environments.virtual import OWN_PTH
 
         made = self.prepared
         told = dict(own)
         told.update(
             runtime_env=self.text,
+            has_hook=HOOK in self.fields(),
             modules=modules,
             path=made.path_over(own["path"]),
+            first_path=made.first_path(),
             folder=made.folder,
+            python_path=made.python_path(os.environ.get("PYTHONPATH", "")),
             site_folders=made.site_folders,
             own_pth=OWN_PTH,
         )

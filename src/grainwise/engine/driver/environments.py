@@ -13,6 +13,7 @@ So do the ones used longest ago when there are more than `MAX_TEMPLATES`.
 from __future__ import annotations
 
 import _thread
+import os
 from time import monotonic
 
 from ...errors import EngineClosedError, GrainwiseError, RuntimeEnvSetupError, WorkerStartError
@@ -21,7 +22,7 @@ from .environment import FAILED, MAKING, NEW, THERE, Environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from ..environments.cache import Cache
@@ -51,7 +52,7 @@ class Environments:
 
     def __init__(self, engine: Engine, text: str) -> None:
         self._engine = engine
-        self._lock = _thread.allocate_lock()
+        self._lock = _thread.RLock()
         self._known: dict[str, Environment] = {}
         self._inherited: dict[tuple[Environment | None, str], Environment | None] = {}
         self._cache: Cache | None = None
@@ -88,6 +89,18 @@ class Environments:
             self.unsettled[found] = None
         return found
 
+    def all(self) -> list[Environment]:
+        """Return all environments that the session has seen."""
+        return list(self._known.values())
+
+    def begin(self) -> None:
+        """Start what the session's own environment needs: the first task will need it."""
+        if self.own is not None and self.is_there(self.own):
+            try:
+                self._engine.pool.start_template(self.own)
+            except WorkerStartError:
+                pass  # the first task tries again, and says so
+
     # -- making ----------------------------------------------------------------------------------------
 
     def is_there(self, environment: Environment) -> bool:
@@ -98,9 +111,13 @@ class Environments:
             environment.state = MAKING
             is_over = _thread.allocate_lock()
             is_over.acquire()
+            try:
+                _thread.start_new_thread(self._run, (environment, is_over))
+            except RuntimeError as error:  # the interpreter is ending, or there are too many
+                self._fail(environment, RuntimeEnvSetupError(f"the environment can't be made: {error}"))
+                return False
             self._makers = [each for each in self._makers if each.locked()]
             self._makers.append(is_over)
-            _thread.start_new_thread(self._run, (environment, is_over))
         return environment.state == THERE
 
     def hold(self, specs: Iterable[TaskSpec]) -> set[TaskSpec]:
@@ -126,8 +143,8 @@ class Environments:
         finally:
             is_over.release()
 
-    def _make(self, environment: Environment) -> None:
-        from ..environments.prepared import Prepared, prepare
+    def _checker(self, environment: Environment) -> Callable[[], None]:
+        """Return what raises when an environment need not be made any more, or has taken too long."""
         from ..environments.spec import timeout_s
 
         engine = self._engine
@@ -143,10 +160,16 @@ class Environments:
                     "config={'setup_timeout_seconds': ...} if it takes longer"
                 )
 
+        return check
+
+    def _make(self, environment: Environment) -> None:
+        from ..environments.prepared import Prepared, prepare
+
+        engine = self._engine
         made: Prepared | None = None
         error: GrainwiseError | None = None
         try:
-            made = prepare(environment.text, self._open_cache(), check)
+            made = prepare(environment.text, self._open_cache(), self._checker(environment))
         except GrainwiseError as failure:
             error = failure
         except Exception as failure:  # such as a full disk
@@ -162,6 +185,7 @@ class Environments:
             if made is not None:
                 environment.prepared = made
                 environment.state = THERE
+                environment.error = None
                 environment.used_at = monotonic()
                 self.unsettled.pop(environment, None)
             elif error is not None:
@@ -176,7 +200,7 @@ class Environments:
 
         with self._lock:
             if self._cache is None:
-                self._cache = Cache(self._engine.settings.cache_directory)
+                self._cache = Cache(os.path.join(self._engine.settings.cache_directory, "environments"))
             return self._cache
 
     def _fail(self, environment: Environment, error: GrainwiseError) -> None:

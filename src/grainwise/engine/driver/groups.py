@@ -161,7 +161,7 @@ class Groups:
         where = "any bundles" if needs[2] < 0 else f"bundle {needs[2]}"
         bundles = "; ".join(describe(bundle) for bundle in group.bundles)
         raise InfeasibleTaskError(
-            f"{what} asks for {describe(amounts)}, which cannot fit into {where} of its placement group - "
+            f"{what} asks for {describe(amounts)}, which cannot fit into {where} for the placement group - "
             f"expected no more than one bundle holds - the bundles are: {bundles}"
         )
 

@@ -171,12 +171,17 @@ def _running(handle: WorkerHandle) -> tuple[str, tuple[int, int] | None]:
 
 
 def _batch(handle: WorkerHandle) -> SentBatch | None:
-    running = handle.batches.get(handle.words[control.SEQ])
-    return running if running is not None else next(iter(handle.batches.values()), None)
+    """Return the batch that a worker runs, None if it has not begun any: killing it would free nothing."""
+    running = handle.batches.get(handle.words[control.SEQ]) if handle.is_up else None
+    if running is None and handle.actor is not None:  # whose calls run at once, or that waits for one
+        running = next(reversed(handle.batches.values()), None)
+    return running
 
 
 def _rank(handle: WorkerHandle) -> tuple[bool, float] | None:
     """Return whether what a worker runs may run again, and since when it runs; None if it runs nothing."""
+    if not handle.is_up:
+        return None  # it has no memory to give, and would look like one that can't start
     batch = _batch(handle)
     if handle.actor is not None:
         return handle.actor.may_restart(), 0.0 if batch is None else batch.sent_s

@@ -62,9 +62,21 @@ class Wait:
         left: how many more of the refs must be resolved; resolved: what counts them down.
         needs_all: it can't go on without every one of them, so running one in place costs it nothing.
         is_foreign: it is a thread that belongs to a task, but not the one that runs it.
+        needed: what the policy was told to send first.
     """
 
-    __slots__ = ("handle", "is_foreign", "is_over", "left", "needs_all", "refs", "resolved", "seq", "token")
+    __slots__ = (
+        "handle",
+        "is_foreign",
+        "is_over",
+        "left",
+        "needed",
+        "needs_all",
+        "refs",
+        "resolved",
+        "seq",
+        "token",
+    )  # fmt: skip
 
     def __init__(
         self, handle: WorkerHandle, token: int, refs: list[ObjectRef[Any]], count: int, seq: int
@@ -78,6 +90,11 @@ class Wait:
         self.is_foreign = False
         self.needs_all = False
         self.is_over = False
+        self.needed: list[int] = []
+
+
+MAX_NEEDED = 16
+"""Kinds of tasks that one wait makes urgent."""
 
 
 def on_message(engine: Engine, handle: WorkerHandle, message: tuple[Any, ...]) -> None:
@@ -325,6 +342,7 @@ def _want(
             engine.results.watch(ref, resolved)
     if item is None:
         return
+    _urge(engine, wait)
     if is_main:
         batch = handle.batches[item[0]]
         batch.is_blocked = True
@@ -372,6 +390,17 @@ def _give_back(engine: Engine, handle: WorkerHandle, seq: int, index: int) -> No
             engine.dispatcher.requeue(handle, batch, batch.base)
 
 
+def _urge(engine: Engine, wait: Wait) -> None:
+    """Have what a task waits for run before others: most of them may be about to wait as well."""
+    needed = engine.dispatcher.policy.needed
+    for ref in wait.refs:
+        number = getattr(ref._state, "number", None)
+        if number is not None and number not in wait.needed and needed(number, 1):
+            wait.needed.append(number)
+            if len(wait.needed) == MAX_NEEDED:
+                break
+
+
 def _end_wait(engine: Engine, wait: Wait) -> None:
     handle = wait.handle
     wait.is_over = True
@@ -387,7 +416,10 @@ def _end_wait(engine: Engine, wait: Wait) -> None:
 
 
 def unwatch(engine: Engine, wait: Wait) -> None:
-    """Have a wait that has ended early hear of its refs no more."""
+    """Forget a wait that has ended, perhaps early: it hears of its refs no more, and they are not urgent."""
+    for number in wait.needed:
+        engine.dispatcher.policy.needed(number, -1)
+    wait.needed.clear()
     if wait.left > 0:
         for ref in wait.refs:
             if ref._state.__class__ is not int:

@@ -10,8 +10,9 @@ not know, as an actor's process is one. Where nobody asks for such things, the p
 
 CPUs are the policy's all the same. Who needs some reserves them there. If ordinary tasks are in the way, one
 waiter at a time may put in a *claim*: the policy counts its CPUs as taken, sends no more behind what runs,
-and the waiter starts when so many are really free. Only what ends by itself may be waited for like that:
-where actors, groups or other specialists have the CPUs, ordinary tasks go on.
+and the waiter starts when so many are really free; soon what has not begun is taken back as well. Only what
+ends by itself may be waited for like that: where actors, groups or other specialists have the CPUs, ordinary
+tasks go on.
 
 Nobody who waits stands in the way of others: each look goes through all of them. A call that waits for others
 lends its CPUs, and keeps the rest.
@@ -51,6 +52,8 @@ ITEMS_S = 20e-3
 MAX_ITEMS = 8192
 """Of a run so many go out together, or what takes so long."""
 NEVER = 1 << 62
+PATIENCE_S = 10e-3
+"""A claim that has waited so long takes back what is behind running tasks."""
 EPSILON = 1e-9
 
 
@@ -106,6 +109,7 @@ class Reserved:
         self._num_running = 0
         self._leased_cpus = 0.0
         self._claim: tuple[Any, Lease] | None = None
+        self._claimed_at = 0.0
 
     # -- what there is ---------------------------------------------------------------------------------
 
@@ -189,6 +193,7 @@ class Reserved:
             self._reserve(cpus)
             policy.hold_back(True)
             self._claim = (waiter, lease)
+            self._claimed_at = monotonic()
             return None
         self._give(lease.grants)
         return None
@@ -255,6 +260,9 @@ class Reserved:
             self._waiting[spec] = None
         if self._claim is not None:
             self._check_claim(self._claim[0])
+            if self._claimed_at and monotonic() - self._claimed_at > PATIENCE_S:
+                self._claimed_at = 0.0
+                self._empty_workers()
         self.groups.look()
         for spec in list(self._waiting):
             spec.send_at = NEVER  # each release looks here again
@@ -277,6 +285,15 @@ class Reserved:
             is_wanted = waiter.is_waiting_for_lease()
         if not is_wanted:
             self.withdraw(waiter)
+
+    def _empty_workers(self) -> None:
+        """Take back what ordinary workers have not begun: a claim need not wait for whole batches."""
+        dispatcher = self.engine.dispatcher
+        for handle in list(dispatcher.by_number.values()):
+            if handle.is_up and handle.batches:
+                dispatcher.take_back(
+                    handle, sum(batch.stop - batch.base for batch in handle.batches.values())
+                )
 
     def _has_open(self, spec: TaskSpec) -> bool:
         """Say whether a call of a spec waits, having dropped those that were cancelled."""
@@ -361,12 +378,10 @@ class Reserved:
         if gpus:
             for handle in [each for each, reuse in self._idle.items() if not set(reuse[1]).isdisjoint(gpus)]:
                 self._retire(handle)
-        pool = self.engine.pool
         try:
-            handle = pool.start_worker(-1, spec.environment)
+            handle = self.engine.pool.start_worker(-1, spec.environment)
         except (OSError, WorkerStartError) as error:
-            if pool.note_start_failure():
-                crash.fail_everything(self.engine, WorkerStartError(detail=str(error)))
+            self.engine.environments.note_start_failure(spec.environment, str(error))
             return None
         handle.limit_bytes = lease.limit_bytes()
         return handle

@@ -253,7 +253,7 @@ class Results:
         return True
 
     def fail(self, ref: ObjectRef[Any], error: BaseException, keep: int = 0) -> None:
-        """Resolve a ref with an error, and its parts where there are several results, but the first `keep`."""
+        """Resolve a ref with an error; where there are several results, all but the first `keep`."""
         if ref._state.__class__ is int:
             return
         call = ref._value

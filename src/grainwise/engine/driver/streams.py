@@ -19,12 +19,12 @@ from ...objects.codec import pack
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ..calls import DYNAMIC, limit_of
 from ..generators import END, DynamicObjectRefGenerator, ObjectRefGenerator
-from ..wire import control
 from ..wire.tasks import PAUSED, TAKE, Call, TaskSpec
 from . import nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from typing import Any
 
     from ..processes.pool import WorkerHandle
@@ -55,8 +55,8 @@ class Stream:
     """
 
     __slots__ = (
-        "asked", "engine", "is_awaited", "is_dropped", "is_over", "limit", "num_received", "num_taken", "pause",
-        "ref", "refs", "spec",
+        "asked", "engine", "is_awaited", "is_dropped", "is_over", "limit", "num_received", "num_taken",
+        "pause", "ref", "refs", "spec",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, spec: TaskSpec, ref: ObjectRef[Any]) -> None:
@@ -122,9 +122,11 @@ class Outlet:
         stream = self._stream
         while True:
             try:
-                return self.refs[0]
+                ref = self.refs[0]
             except IndexError:
                 pass
+            else:
+                return None if ref._value is END else ref
             with stream.engine.turn:
                 if not self.refs:
                     if stream.is_over:
@@ -134,6 +136,10 @@ class Outlet:
     def wait(self, ref: ObjectRef[Any], timeout_s: float | None) -> bool:
         """Wait for the next value; false on a timeout."""
         return self._stream.engine.wait_until(lambda: ref._state.__class__ is int, timeout_s)
+
+    def later(self, ref: ObjectRef[Any]) -> Future[Any]:
+        """Return a future that is done when the next value has come."""
+        return ref.future()
 
     def look(self, ref: ObjectRef[Any]) -> None:
         """Read what has arrived."""
@@ -244,9 +250,9 @@ class Streams:
             from ...exceptions import StreamingGeneratorReplayInconsistentError
 
             error = StreamingGeneratorReplayInconsistentError(
-                f"generator {stream.spec.name!r} ran again and yielded {count} values - expected at least the "
-                f"{stream.num_received} that its first run had yielded - it must yield the same each time, or "
-                f"have max_retries=0"
+                f"generator {stream.spec.name!r} ran again and yielded {count} values - expected at least "
+                f"the {stream.num_received} that it had yielded before - it must yield the same each time, "
+                f"or have max_retries=0"
             )
         self.close(stream, error)
         self._settle(ref, stream)
@@ -262,7 +268,7 @@ class Streams:
 
     def _settle(self, ref: ObjectRef[Any], stream: Stream) -> None:
         if stream.spec.num_returns == DYNAMIC:
-            value = DynamicObjectRefGenerator(stream.refs)
+            value: DynamicObjectRefGenerator[Any] = DynamicObjectRefGenerator(stream.refs)
             ref._value, ref._state = pack(value, self.engine.store), PACKED
         else:
             ref._value, ref._state = None, READY
@@ -329,10 +335,6 @@ class Streams:
         stream.pause = None
         pause._value, pause._state = told, READY
         self.engine.results.resolved(pause)
-
-    def ask_to_close(self, handle: WorkerHandle, seq: int, index: int) -> None:
-        """Have a generator that runs end at its next `yield`; it may not be interrupted elsewhere."""
-        handle.words[control.CLOSE] = (seq << 32 | index) + 1
 
     # -- consumers in workers --------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ class Submissions:
         return spec
 
     def known_spec(self, function: Function, options: Options, parent: Environment | None) -> TaskSpec:
-        """Return the spec of a function whose pickle is known; `parent` is the environment of who submits it."""
+        """Return the spec of a function whose pickle is known; `parent`: the submitter's environment."""
         environment = self.engine.environments.of(parent, options.runtime_env)
         key = (function.id, *options.astuple(), environment)
         with self._lock:

@@ -1,1 +1,1 @@
-"""Environments: what they are, the virtual environments and folders that they are made of, and their cache."""
+"""Environments: what they are, the folders and virtual environments that they are made of, a cache."""

@@ -4,9 +4,9 @@
                    <name>.json    written last, and in one step: the thing is whole
                    <name>.lock    locked by who makes it (alone), and by all who use it (together, or alone)
 
-Guarantees, whatever dies when: what is not whole is never used, and is removed before it is made again; nobody
-removes what somebody uses, because the kernel lets go of a lock when its process ends, not before. The folder
-is its owner's alone (0700).
+Guarantees, whatever dies when: what is not whole is never used, and is removed before it is made again;
+nobody removes what somebody uses, because the kernel lets go of a lock when its process ends, not before. The
+folder is its owner's alone (0700).
 
 A thing is made where it will stay, not moved there: a virtual environment holds its own path.
 """
@@ -168,7 +168,7 @@ class Cache:
             sleep(LOOK_S)
 
     def claim_free(self, kind: str, name: str) -> Entry:
-        """Return an entry that is this object's alone: the one of this name that it has, or one that nobody has.
+        """Return an entry that is this object's alone: the one that it has, or one that nobody has.
 
         The caller has `copying`.
 
@@ -216,7 +216,7 @@ class Cache:
                     os.chmod(each, 0o700)
         except OSError as error:
             raise RuntimeEnvSetupError(
-                f"the cache of environments can't be used: {error} - set GRAINWISE_CACHE_DIR to another folder"
+                f"the cache of environments can't be used: {error} - set GRAINWISE_CACHE_DIR to another one"
             ) from error
         return path
 

@@ -212,9 +212,9 @@ def _target(link: str, root: str) -> str:
     return target if not os.path.isabs(target) and there.startswith(root + os.sep) else there
 
 
-def _state(folder: str) -> list[list[object]]:
+def _state(folder: str) -> list[Any]:
     """Return what tells whether anything in a folder was changed."""
-    found: list[list[object]] = []
+    found: list[Any] = []
     for here, folders, files in os.walk(folder):
         folders.sort()
         folders[:] = [name for name in folders if name != "__pycache__"]  # importing is no change

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 from .spec import fields
-from .virtual import PACKAGE_FOLDERS, Packages, build
+from .virtual import PACKAGE_FOLDERS, Packages, build, package_folders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,13 +60,17 @@ class Prepared:
             )
             found.pop("PYTHONHOME", None)
         for name, text in self.variables.items():
-            found[name] = _VARIABLE.sub(lambda match: variables.get(match[1], ""), text)
-        if self.first:  # for programs that tasks start
-            found["PYTHONPATH"] = os.pathsep.join([*self.first, *filter(None, [found.get("PYTHONPATH")])])
+            if name != "PYTHONPATH":  # the template finds its own modules first: see `python_path`
+                found[name] = _VARIABLE.sub(lambda match: variables.get(match[1], ""), text)
         return found
 
+    def python_path(self, outer: str) -> str:
+        """Return `PYTHONPATH` of programs that tasks start, given that of the program itself."""
+        own = self.variables.get("PYTHONPATH", "${PYTHONPATH}").replace("${PYTHONPATH}", outer)
+        return os.pathsep.join(filter(None, [*self.first, own]))
+
     def path_over(self, path: list[str]) -> list[str]:
-        """Return what is on `sys.path`, given that of other workers.
+        """Return what is on `sys.path` behind `first_path`, given that of other workers.
 
         What of it lies in the folder that tasks have a copy of is looked for in the copy.
         """
@@ -77,8 +80,12 @@ class Prepared:
                 (i for i, entry in enumerate(rest) if os.path.basename(entry) in PACKAGE_FOLDERS), len(rest)
             )
             rest[at:at] = self.site_folders
-        own = self.variables.get("PYTHONPATH", "")
-        return list(dict.fromkeys([*self.first, *filter(None, own.split(os.pathsep)), *rest]))
+        return list(dict.fromkeys(rest))
+
+    def first_path(self) -> list[str]:
+        """Return what comes first on `sys.path`."""
+        own = self.variables.get("PYTHONPATH", "").replace("${PYTHONPATH}", "")
+        return list(dict.fromkeys([*self.first, *filter(None, own.split(os.pathsep))]))
 
     def _moved(self, entry: str) -> str:
         if not self.source:
@@ -146,5 +153,4 @@ def _prepare_packages(made: Prepared, found: dict[str, Any], cache: Cache, check
     made.entries.append(entry)
     made.prefix = entry.path
     made.executable = os.path.join(entry.path, "bin", "python")
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    made.site_folders = [os.path.join(entry.path, "lib", version, "site-packages")]
+    made.site_folders = package_folders(entry.path)

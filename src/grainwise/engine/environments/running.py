@@ -1,4 +1,4 @@
-"""Running uv and pip: with a limit of time, their words shown as they come, and nothing of them left behind."""
+"""Running uv and pip: in limited time, their words shown as they come, nothing of them left behind."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ from ...runtime_env import FIELDS, NOT_OFFERED, SETUP_TIMEOUT_S, RuntimeEnv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
+HOOK = "worker_process_setup_hook"
+PICKLED_HOOK = "_pickled_setup_hook"
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.xz")
 
 
@@ -48,6 +50,8 @@ def canonical(runtime_env: Mapping[str, Any] | None, where: str) -> str:
     for tool in ("pip", "uv"):
         if tool in found:
             found[tool]["packages"] = [_requirement(line) for line in found[tool]["packages"]]
+    if "worker_process_setup_hook" in found:
+        found.update(_hook(found["worker_process_setup_hook"]))
     return _text(found)
 
 
@@ -73,6 +77,8 @@ def merge(parent: str, child: str) -> str:
     if "pip" in theirs or "uv" in theirs:
         ours.pop("pip", None)
         ours.pop("uv", None)
+    if HOOK in theirs:
+        ours.pop(PICKLED_HOOK, None)
     ours.update(theirs)
     if variables:
         ours["env_vars"] = variables
@@ -88,7 +94,32 @@ def identity(text: str) -> str:
 
 def needs_making(text: str) -> bool:
     """Say whether an environment is more than variables."""
-    return not set(fields(text)) <= {"env_vars", "config", "excludes"}
+    return not set(fields(text)) <= {"env_vars", "config", "excludes", HOOK, PICKLED_HOOK}
+
+
+def shown(text: str) -> str:
+    """Return a canonical text without what only we can read."""
+    found = fields(text)
+    found.pop(PICKLED_HOOK, None)
+    return _text(found) or "{}"
+
+
+def load_hook(text: str) -> Callable[[], Any] | None:
+    """Return the function that each process of an environment calls before its first task, if any."""
+    found = fields(text)
+    if PICKLED_HOOK in found:
+        import base64
+        import pickle
+
+        function: Callable[[], Any] = pickle.loads(base64.b85decode(found[PICKLED_HOOK]))
+        return function
+    if HOOK not in found:
+        return None
+    from importlib import import_module
+
+    module, _, name = found[HOOK].rpartition(".")
+    named: Callable[[], Any] = getattr(import_module(module), name)
+    return named
 
 
 def timeout_s(text: str) -> float | None:
@@ -111,8 +142,8 @@ def _local(path: str, what: str) -> str:
         path = path[len("file://") :]
     elif "://" in path:
         raise NotImplementedError(
-            f"runtime_env {what} {path!r:.200} is a URL - expected the path of a local folder or file: nothing "
-            "is fetched but packages"
+            f"runtime_env {what} {path!r:.200} is a URL - expected the path of a local folder or file: "
+            "nothing is fetched but packages"
         )
     found = os.path.abspath(os.path.expanduser(path))
     if not os.path.exists(found):
@@ -151,6 +182,26 @@ def _path_of_module(module: Any) -> str:
     if not path:
         raise ValueError(f"py_modules got the module {module.__name__!r}, which has no file")
     return str(path)
+
+
+def _hook(given: Any) -> dict[str, str]:
+    """Return the name of a setup hook and, if it is no more than a name, its pickle as text."""
+    if isinstance(given, str):
+        if not given.rpartition(".")[0]:
+            raise ValueError(f"runtime_env {HOOK} expected module.function, got {given!r:.200}")
+        return {HOOK: given}
+    import base64
+
+    import cloudpickle
+
+    from ...errors import SerializationError
+
+    name = getattr(given, "__name__", type(given).__name__)
+    try:
+        pickled = cloudpickle.dumps(given)
+    except Exception as error:
+        raise SerializationError(f"runtime_env {HOOK} {name!r} can't be pickled: {error}") from error
+    return {HOOK: name, PICKLED_HOOK: base64.b85encode(pickled).decode("ascii")}
 
 
 def _requirement(line: str) -> str:

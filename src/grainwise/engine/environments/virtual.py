@@ -127,6 +127,13 @@ def driver_folders() -> list[str]:
     return found if ours in found else [*found, ours]
 
 
+def package_folders(path: str) -> list[str]:
+    """Return where the packages of a virtual environment are."""
+    import glob
+
+    return glob.glob(os.path.join(glob.escape(path), "lib", "python*", "site-packages"))
+
+
 class _Builder:
     """Fills an empty folder with a virtual environment."""
 
@@ -186,12 +193,10 @@ class _Builder:
             raise RuntimeEnvSetupError(f"{failure}\n{output}")
 
     def _add_driver(self) -> None:
-        """Have interpreters that are started in the environment find the program's packages, behind its own."""
+        """Have interpreters that tasks start find the program's packages, behind the environment's."""
         if self._packages.python:
             return
-        import glob
-
-        for folder in glob.glob(os.path.join(self._folder, "lib", "python*", "site-packages")):
+        for folder in package_folders(self._folder):
             with open(os.path.join(folder, OWN_PTH), "w", encoding="utf-8") as file:
                 file.writelines(f"import site; site.addsitedir({each!r})\n" for each in driver_folders())
 

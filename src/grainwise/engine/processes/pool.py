@@ -47,7 +47,10 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "POLARS_MAX_THREADS",
 )
-WARM_MODULES = ("numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL")
+WARM_MODULES = (
+    "numpy", "pandas", "scipy", "sklearn", "sklearn.ensemble", "sklearn.linear_model", "PIL",
+    "grainwise.flow.tasks.task", "grainwise.flow.mapping.elements",
+)  # fmt: skip
 """Imported by the template when the driver has them: then no worker has to."""
 STAND_INS = ("grainwise.as_ray.loaded",)
 """The same, but by no means left out: what changes the meaning of an import."""
@@ -338,12 +341,13 @@ class Pool:
             self.poller.close()
 
 
-def open_pool(settings: Settings, namespace: str = "") -> Pool:
+def open_pool(settings: Settings, namespace: str = "", *, is_own: bool = True) -> Pool:
     """Start a pool's template, which boots while the rest of the engine is still being imported.
 
     Args:
         settings: of the session.
         namespace: where its tasks look up actors by default.
+        is_own: tasks run in the program's own environment; else its template is not started yet.
 
     Raises:
         WorkerStartError: it can't be started; nothing is left open.
@@ -362,7 +366,8 @@ def open_pool(settings: Settings, namespace: str = "") -> Pool:
     )
     pool = Pool(told, settings.threads_per_worker)
     try:
-        pool.start_template()
+        if is_own:
+            pool.start_template()
     except BaseException:
         pool.close()
         raise

@@ -176,10 +176,15 @@ class Template:
             import binascii  # noqa: F401
 
             from ..printed import forwarding  # noqa: F401  # logging is there, cloudpickle has imported it
+        # Last: modules of the user's may have the names of those that we need.
+        first = settings.get("first_path", [])
+        sys.path[:] = [*first, *(entry for entry in sys.path if entry not in first)]
 
     def _enter_environment(self) -> None:
-        """Become what the runtime environment says beyond path and variables: folder, packages' .pth files."""
+        """Become what the runtime environment says beyond path and variables: folder, .pth files."""
         settings = self.settings
+        if settings.get("python_path"):  # for programs that tasks start
+            os.environ["PYTHONPATH"] = settings["python_path"]
         if settings.get("folder"):
             os.chdir(settings["folder"])
         for folder in settings.get("site_folders", ()):

@@ -160,7 +160,7 @@ class TemplateHandle:
             os.kill(self._pid, 9)
 
     def reap(self, timeout_s: float) -> bool:
-        """Wait for its end, and only its; kill it if it does not come in time. False if it was not waited for.
+        """Wait for its end, and only its; kill it if it does not come in time. False if it is alive.
 
         With no time at all it is looked at once and let live.
         """

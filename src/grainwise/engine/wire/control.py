@@ -16,7 +16,6 @@ Aligned eight-byte stores and loads are atomic on every machine that we run on.
 | `LOOSE` | 1 while `STARTED` is that of a sub-block, not of an item | worker |
 | `WANTED` | `(seq << 32 | index) + 1` of a result that somebody waits for | driver; worker clears it |
 | `CANCEL` | `(seq << 32 | index) + 1` of the item to interrupt, 0 for none | driver |
-| `CLOSE` | `(seq << 32 | index) + 1` of the generator to end at its next `yield`, 0 for none | driver |
 | `TOLD` | the same of an actor's call that is cancelled and not interrupted: it may ask | driver |
 | `claim(seq)` | items below it are the worker's | worker |
 | `limit(seq)` | items from it on are not the worker's | driver |
@@ -49,7 +48,6 @@ IN_CHILD = 7
 SPARE_CHILD = 8
 ASIDE = 9
 LOOSE = 10
-CLOSE = 14
 TOLD = 11
 _CLAIMS = 16
 DEPTH = 64

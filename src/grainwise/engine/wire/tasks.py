@@ -51,9 +51,7 @@ KILL_ACTOR = 26  # identity, whether it may restart
 LEAVING = 27  # the actor ends itself: why
 ASK = 32  # identity for the answer, what, arguments: see `driver.questions`
 YIELDED = 40  # seq, index, number of the first, values that a generator has yielded
-PAUSED = (
-    41  # seq, index, identity of what it waits for, how many values: a generator is ahead of its consumer
-)
+PAUSED = 41  # seq, index, identity of what it waits for, how many values: a generator is far ahead
 TAKE = 42  # identity of a stream, identities for its next values, how many were taken, one for an answer or 0
 PRINTED = 24  # something was printed; the results of its tasks come next
 

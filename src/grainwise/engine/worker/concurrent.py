@@ -17,6 +17,7 @@ from time import perf_counter
 
 from ...objects.codec import ERROR_WIRE, Packed, is_atom
 from ..calls import limit_of
+from ..generators import is_generator_function
 from ..wire.failures import error_wire, pack_or_name
 from ..wire.tasks import DONE, MULTI_WIRE, SHORT_WIRE, STREAM_WIRE
 from . import yielding
@@ -34,14 +35,15 @@ class Item:
 
     Attributes:
         task: what runs it on the event loop.
+        has_begun: it runs there; before that nobody would catch an interruption.
         is_cancelled: it shall not begin, or has been interrupted.
         kept: its packed result, until it is sent.
         spent_s: how long a thread was busy with it.
     """
 
     __slots__ = (
-        "group", "index", "is_cancelled", "kept", "method", "name", "num_returns", "part", "seq", "spent_s",
-        "task", "value",
+        "group", "has_begun", "index", "is_cancelled", "kept", "method", "name", "num_returns", "part", "seq",
+        "spent_s", "task", "value",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +59,7 @@ class Item:
         self.num_returns = num_returns
         self.name = name
         self.task: Any = None
+        self.has_begun = False
         self.is_cancelled = False
         self.kept: list[Packed] = []
         self.spent_s = 0.0
@@ -148,12 +151,16 @@ class Concurrent:
             self._worker.leave(None)
         if item.num_returns < 0:
             return yielding.run(self._flow(item), value)
-        if value.__class__ is yielding.GENERATOR:
+        if value.__class__ is yielding.GENERATOR and self._is_split(item):
             return self._pack_first(item, value)
         if item.num_returns == 1:
             return self._pack_one(item, value, "result")
         values = self._worker.inside.split_results(value, item.num_returns, item.name)
         return (MULTI_WIRE, [self._pack_one(item, v, f"result {i}") for i, v in enumerate(values)])
+
+    def _is_split(self, item: Item) -> bool:
+        """Say whether what a generator yields are the results of a call, not the generator itself."""
+        return item.num_returns != 1 or is_generator_function(self._worker.acting.method(item.method))
 
     def _pack_first(self, item: Item, generator: Any) -> Any:
         """Return the wire of as many values of a generator as there are results."""
@@ -283,7 +290,7 @@ class OnLoop(Concurrent):
 
     def _interrupt(self, item: Item) -> None:
         def interrupt() -> None:
-            if item.task is not None:
+            if item.task is not None and item.has_begun:
                 item.task.cancel()
 
         self._loop.call_soon_threadsafe(interrupt)
@@ -305,6 +312,7 @@ class OnLoop(Concurrent):
     async def _run(self, group: Group, item: Item) -> None:
         import asyncio
 
+        item.has_begun = True
         try:
             if item.is_cancelled:
                 wire = self._cancelled(item)
@@ -336,7 +344,8 @@ class OnLoop(Concurrent):
         number = 0
         due = 0.0
         flow = self._flow(item)
-        values = value if hasattr(value, "__anext__") else _ceding(yielding.iterator_of(value, item.name))
+        is_async = hasattr(value, "__anext__")
+        values: Any = value if is_async else _ceding(yielding.iterator_of(value, item.name))
         try:
             with flow:
                 async for each in values:
@@ -351,7 +360,8 @@ class OnLoop(Concurrent):
             pass
         finally:
             await values.aclose()
-        return (STREAM_WIRE, number)
+        wire: tuple[Any, ...] = self._cancelled(item) if item.is_cancelled else (STREAM_WIRE, number)
+        return wire
 
     def _flush_round(self) -> None:
         self._is_flushing = False

@@ -15,6 +15,7 @@ from ..wire.tasks import TAKE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from typing import Any
 
     from .inside import Inside
@@ -27,36 +28,43 @@ MOST_AT_ONCE = 512
 class Inlet:
     """See the module docstring; `generators.Source`. Dropping it tells the driver, as the end of a loan."""
 
-    __slots__ = ("_ask_for", "_inside", "_is_over", "_num_taken", "_ref", "completed", "limit", "refs")
+    __slots__ = ("_ask_for", "_completed", "_inside", "_num_taken", "_ref", "limit", "refs")
 
     def __init__(self, inside: Submitting, refs: list[BorrowedRef], limit: int) -> None:
         self._inside: Inside = inside  # type: ignore[assignment]  # what is submitted has an engine to wait with
-        self.completed: ObjectRef[Any] = refs[0]
+        self._completed = refs[0]
         self._ref = refs[1]
         self.limit = limit
         self.refs: deque[ObjectRef[Any]] = deque()
         self._ask_for = 1
         self._num_taken = 0
-        self._is_over = False
+
+    @property
+    def completed(self) -> ObjectRef[Any]:
+        """The ref of the call."""
+        return self._completed
 
     def peek(self) -> ObjectRef[Any] | None:
         """Return the next ref, made in advance if need be; None if there are no more."""
         refs = self.refs
-        if refs and refs[0]._value is END:
-            self._is_over = True
-            refs.clear()
-        if self._is_over:
-            return None
-        if not refs:
-            self._ask(self._ask_for)
-            if not self.limit:
-                self._ask_for = min(2 * self._ask_for, MOST_AT_ONCE)
+        if refs:
+            return None if refs[0]._value is END else refs[0]
+        self._ask(self._ask_for)
+        if not self.limit:
+            self._ask_for = min(2 * self._ask_for, MOST_AT_ONCE)
         return refs[0]
 
     def wait(self, ref: ObjectRef[Any], timeout_s: float | None) -> bool:
         """Wait for the next value, and take along what else is there; false on a timeout."""
-        missing = {each._id: each for each in list(self.refs) if each._state.__class__ is not int}
-        return self._inside.await_any(missing, timeout_s)
+        return self._inside.await_any(self._missing(), timeout_s)
+
+    def later(self, ref: ObjectRef[Any]) -> Future[Any]:
+        """Return a future that is done when the next value has come; takes along what else is there."""
+        future: Future[Any] = self._inside.future_of_any(ref, self._missing())
+        return future
+
+    def _missing(self) -> dict[int, ObjectRef[Any]]:
+        return {each._id: each for each in list(self.refs) if each._state.__class__ is not int}
 
     def look(self, ref: ObjectRef[Any]) -> None:
         """Ask the driver whether the next value is there: a round trip."""

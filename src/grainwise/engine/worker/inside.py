@@ -39,10 +39,10 @@ FORGET_AFTER = 5
 class Answer:
     """What a waiting thread is told: values, or None when its task is cancelled."""
 
-    __slots__ = ("event", "is_there", "ref", "settle", "values")
+    __slots__ = ("event", "is_there", "refs", "settle", "values")
 
     def __init__(self) -> None:
-        self.ref: ObjectRef[Any] | None = None
+        self.refs: dict[int, ObjectRef[Any]] = {}
         self.settle: Callable[[], None] | None = None  # instead of a thread that waits
         self.event = threading.Lock()
         self.event.acquire()
@@ -129,24 +129,30 @@ class Inside(Submitting):
 
     def future(self, ref: ObjectRef[Any]) -> Any:
         """Return a future that a thread of its own resolves."""
+        return self.future_of_any(ref, {ref._id: ref} if ref._state.__class__ is not int else {})
+
+    def future_of_any(self, ref: ObjectRef[Any], missing: dict[int, ObjectRef[Any]]) -> Any:
+        """Return a future of a ref, the first of some; what else is there by then is resolved, too."""
         from concurrent.futures import Future
 
         result: Any = Future()
         result.set_running_or_notify_cancel()
         if self.worker.acting.concurrent is not None:  # then the main thread always reads
-            self._settle_later(ref, result)
+            self._settle_later(ref, missing, result)
             return result
 
         def resolve() -> None:
             try:
-                result.set_result(self.get([ref], None)[0])
+                if missing:
+                    self._await(missing, 1, None)
+                result.set_result(self._value(ref))
             except BaseException as error:
                 result.set_exception(error)
 
         threading.Thread(target=resolve, name="grainwise-future", daemon=True).start()
         return result
 
-    def _settle_later(self, ref: ObjectRef[Any], future: Any) -> None:
+    def _settle_later(self, ref: ObjectRef[Any], missing: dict[int, ObjectRef[Any]], future: Any) -> None:
         """Have the main thread resolve a future when it reads the value of a ref."""
 
         def settle() -> None:
@@ -160,9 +166,9 @@ class Inside(Submitting):
             return
         token = next(self._tokens)
         answer = self._answers[token] = Answer()
-        answer.ref, answer.settle = ref, settle
+        answer.refs, answer.settle = missing, settle
         self.send_open()
-        self.worker.send((WANT, token, [ref._id], 1, None, False, False))
+        self.worker.send((WANT, token, list(missing), 1, None, False, False))
 
     def _await(self, missing: dict[int, ObjectRef[Any]], count: int, timeout_s: float | None) -> bool:
         """Tell the driver what is wanted and wait until `count` of it is there; false on a timeout."""
@@ -271,10 +277,10 @@ class Inside(Submitting):
                 if wire.__class__ is tuple and wire[0] != ERROR_WIRE:
                     self._packed(wire)
             return
-        if answer.settle is not None and answer.ref is not None:
+        if answer.settle is not None:
             del self._answers[token]
-            for _, wire in values or ():
-                self._resolve(answer.ref, wire)
+            for identity, wire in values or ():
+                self._resolve(answer.refs[identity], wire)
             answer.settle()
             return
         answer.values = values

@@ -214,8 +214,10 @@ class Worker(Reporting):
         size = 1 if batch.flags & EACH else max(1, min(hint, MAX_BLOCK))
         self._run_items(batch, end, function, pack, size, can_be_atoms=num_returns == 1)
         if batch.timed:
-            batch.times.append((batch.part, batch.timed, batch.spent_s, batch.worst_s))
+            # Cleared first: the reporter may come in at the call, and would tell the same items twice.
+            told = (batch.part, batch.timed, batch.spent_s, batch.worst_s)
             batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
+            batch.times.append(told)
 
     def _run_items(
         self,
@@ -517,4 +519,10 @@ def run_worker(
     _signal.signal(_signal.SIGURG, worker.unclaim)
     os.register_at_fork(after_in_child=worker.after_fork)
     worker.inside.install()
+    if settings.get("has_hook"):
+        from ..environments.spec import load_hook
+
+        hook = load_hook(settings["runtime_env"])
+        if hook is not None:
+            hook()  # if it raises, this process ends before it could take a task
     worker.run()

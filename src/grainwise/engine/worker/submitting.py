@@ -81,6 +81,7 @@ class Submitting(Values):
         assigned: what this task or actor has, None if that is CPUs only; gpu_ids: its GPUs; group: its
             placement group and whether what it submits goes there, too.
         are_gpus_named: the program had them named by CUDA_VISIBLE_DEVICES.
+        _pending: calls from here that may be under way, by the actor, where their number is limited.
     """
 
     def __init__(self, worker: Worker, num_cpus: float, totals: dict[str, float]) -> None:
@@ -97,6 +98,7 @@ class Submitting(Values):
         self.untaught: dict[bytes, Any] = {}
         self.own = OwnChildren(self)
         self.flows: list[Flow] = []
+        self._pending: dict[int, list[ObjectRef[Any]]] = {}
         self._ids = itertools.count(1)
         self._told: set[bytes] = set()
 
@@ -243,7 +245,7 @@ class Submitting(Values):
         astuple = (method, name, num_returns, retries, classes, group)
 
         most = options.max_pending
-        pending: list[ObjectRef[Any]] = []  # of the calls through this handle, if their number is limited
+        pending = self._pending.setdefault(ref._id, []) if most >= 0 else []
 
         def submit(*args: Any, **kwargs: Any) -> Any:
             self._check_open()

@@ -1,8 +1,8 @@
 """Generators: what they yield leaves as it comes, while they go on.
 
-    for value in f(...)  ──► Flow.values ──► YIELDED frames      sent: the first at once; then those of some
-         main thread, a          ▲                               100 us together; by the reporter thread what a
-         thread, a loop          └── `ship`, under the send lock slow generator leaves behind; all at its end
+    for value in f(...)  ──► Flow.values ──► YIELDED frames     sent: the first one at once; then those of
+         main thread, a          ▲                              some 100 us together; what a slow generator
+         thread, a loop          └── `ship`                     leaves, by the reporter; all at its end
 
 To the rest of the worker a generator is a value that takes long to pack: what is called returns at once, and
 what packs its result runs it. So all that holds for items holds here: who is to blame for a death, how it is
@@ -21,7 +21,7 @@ from ...objects.codec import ATOM_LIMIT, ATOMS, TEXTS, Packed, is_atom
 from ..calls import limit_of
 from ..wire import control
 from ..wire.failures import error_wire, pack_or_name
-from ..wire.tasks import MULTI_WIRE, PAUSED, SHORT_WIRE, STREAM_WIRE, YIELDED
+from ..wire.tasks import EACH, MULTI_WIRE, PAUSED, SHORT_WIRE, STREAM_WIRE, YIELDED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,16 +59,18 @@ class Flow:
         pause_at: so many values, and it waits for its consumer.
         nbytes: about how much waits inline.
         has_blobs: it yields large objects.
+        sends_each: a value is sent before the next one is made, because it can't be made again.
     """
 
     __slots__ = (
-        "has_blobs", "index", "item", "kept", "limit", "name", "nbytes", "num_sent", "pause_at", "seq",
-        "values", "worker",
+        "has_blobs", "index", "item", "kept", "limit", "name", "nbytes", "num_sent", "pause_at", "sends_each",
+        "seq", "values", "worker",
     )  # fmt: skip
 
     def __init__(
         self, worker: Worker, seq: int, index: int, name: str, limit: int, item: Item | None = None
     ) -> None:
+        self.sends_each = False
         self.worker = worker
         self.seq = seq
         self.index = index
@@ -89,13 +91,17 @@ class Flow:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.worker.shield()
+        worker = self.worker
+        worker.shield()
         try:
-            with self.worker.send_lock:
-                self.worker.inside.ship()
-                self.worker.inside.flows.remove(self)
+            with worker.send_lock:
+                try:
+                    if not worker.is_twin:
+                        worker.inside.ship()
+                finally:
+                    worker.inside.flows.remove(self)
         finally:
-            self.worker.unshield()
+            worker.unshield()
 
     def add(self, value: Any, number: int) -> None:
         """Pack a value that is no atom; `number` is that of the value in the stream."""
@@ -143,7 +149,9 @@ class Flow:
             ClosedError: the generator is to end.
         """
         worker = self.worker
-        interval_s = LONG_FLUSH_S if len(self.values) >= MANY else FLUSH_S
+        if worker.is_twin:  # the generator has forked, and this is the child
+            worker.leave(None)
+        interval_s = LONG_FLUSH_S if len(self.values) >= MANY else 0.0 if self.sends_each else FLUSH_S
         worker.shield()
         try:
             with worker.send_lock:
@@ -153,7 +161,7 @@ class Flow:
             worker.unshield()
         item = self.item
         if item is None:
-            if worker.words[control.CLOSE] == (self.seq << 32 | self.index) + 1:
+            if worker.words[control.TOLD] == (self.seq << 32 | self.index) + 1:
                 raise ClosedError
             if self.has_blobs:
                 worker.inside.read_waiting()  # among it what may be freed
@@ -185,6 +193,7 @@ def streamer(worker: Worker, num_returns: int) -> Callable[[Any], tuple[Any, ...
     def stream(value: Any) -> tuple[Any, ...]:
         batch: Any = worker.batch
         flow = Flow(worker, batch.seq, len(batch.results), worker.task_name, limit_of(num_returns))
+        flow.sends_each = bool(batch.flags & EACH)
         return run(flow, value)
 
     return stream

@@ -8,8 +8,8 @@
 
 Guarantees: two programs that start one environment at once get one host; a host that dies, or leaves as a
 program calls, is replaced and what it owed is run again; a replica never serves another definition than the
-caller's, nor modules that have been edited since it loaded them; only the same user can connect, and nothing is
-unpickled before both sides have proved that they know the host's key.
+caller's, nor modules that have been edited since it loaded them; only the same user can connect, and nothing
+is unpickled before both sides have proved that they know the host's key.
 """
 
 from __future__ import annotations

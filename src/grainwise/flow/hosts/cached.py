@@ -28,8 +28,8 @@ def actor_cache(function: Callable[P, R]) -> Callable[P, R]:
         @actor_cache
         def load_model(path: str) -> Model: ...
 
-    Calls at once with the same arguments wait for the first. An error is not kept. Outside of a replica it keeps
-    results for the process. Arguments that have no hash are told apart by their pickles.
+    Calls at once with the same arguments wait for the first. An error is not kept. Outside of a replica it
+    keeps results for the process. Arguments that have no hash are told apart by their pickles.
     """
     return functools.wraps(function)(ActorCache(function))
 

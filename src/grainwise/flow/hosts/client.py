@@ -1,16 +1,18 @@
 """A program's side of an environment: `find_or_start`, and the maps and calls that its host runs.
 
-One connection carries one map at a time; those that are free are kept for the next. So many threads may use one
-`Host`, a map that is left early ends by closing its connection, and what a program owes a host ends with it.
+One connection carries one map at a time; those that are free are kept for the next. So threads may share
+a `Host`, a map that is left early ends by closing its connection, and what a program has under way ends with
+the program.
 
-When the host is gone (killed, at the end of its time to live, renewed because a module was edited), the elements
-that have not come back are sent to another one: results come in order, so these are the last ones sent.
+When the host is gone (killed, at the end of its time to live, renewed because a module was edited), the
+elements that have not come back are sent to another one: results come in order, so these are the last ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
 from time import perf_counter
@@ -108,8 +110,8 @@ class Host:
     ) -> Iterator[Outcome]:
         """Call a function on every item in the replicas; yield what became of each, in order, as it comes.
 
-        Nothing is raised for an element that failed: its outcome says so. Closing the iterator, or dropping it,
-        cancels the rest. Elements are batched by measured cost; large arrays go through shared memory and
+        Nothing is raised for an element that failed: its outcome says so. Closing the iterator, or dropping
+        it, cancels the rest. Elements are batched by measured cost; large arrays go through shared memory and
         arrive read-only. An element whose replica died runs once more, even without `retries`.
 
         Args:
@@ -215,7 +217,8 @@ class _Start:
     ) -> None:
         if not callable(function):
             raise TypeError(f"map() expected a function, got {type(function).__name__}")
-        for name, number, least in (("retries", retries, 0), ("concurrency", concurrency or 1, 1)):
+        bound = 1 if concurrency is None else concurrency
+        for name, number, least in (("retries", retries, 0), ("concurrency", bound, 1)):
             if isinstance(number, bool) or not isinstance(number, int):
                 raise TypeError(f"map({name}=...) expected an int, got {type(number).__name__}")
             if number < least:
@@ -257,8 +260,7 @@ class _Sending:
         self._start = start
         self._items = items
         self._is_exhausted = False
-        self._ahead: Any = None  # the one after those that were sent, if it was read
-        self._has_ahead = False
+        self._is_foreign = False  # the host has another version of Python
         self._out: deque[list[Any]] = deque()
         self._num_first = 0  # results of the first frame in `_out` that have come
         self.num_back = 0
@@ -269,6 +271,7 @@ class _Sending:
         Raises:
             HostLostError: it is gone, or leaves.
         """
+        self._is_foreign = link.python != tuple(sys.version_info[:2])
         self._begin(link)
         credit = FRAMES_AHEAD
         is_last_sent = self._send_again(link)
@@ -304,6 +307,12 @@ class _Sending:
 
     def _begin(self, link: Link) -> None:
         start = self._start
+        if self._is_foreign and _is_by_value(start.entry):
+            raise HostError(
+                f"{start.name!r} travels by value, which needs one version of Python on both sides, got "
+                f"{'.'.join(map(str, link.python))} in the environment and {sys.version_info[0]}."
+                f"{sys.version_info[1]} here - put it into a module that can be imported"
+            )
         if start.digest not in link.known:
             link.send(values_frame(FUNCTION, (start.digest, start.entry)))
             link.known.add(start.digest)
@@ -336,21 +345,33 @@ class _Sending:
         for item in self._items:
             try:
                 entry = encode(item)
-            except Exception:
-                entry = self._unsendable(item)
+                if self._is_foreign and _is_by_value(entry):
+                    raise TypeError("a class or function by value is no use to another version of Python")
+            except Exception as error:
+                entry = self._unsendable(item, error)
             entries.append(entry)
-            nbytes += entry.nbytes if entry.__class__ is Parcel else len(entry) if entry.__class__ is bytes else 0
+            if entry.__class__ is bytes:
+                nbytes += len(entry)
+            elif entry.__class__ is Parcel:
+                nbytes += entry.nbytes
             if len(entries) >= FRAME_ITEMS or nbytes >= FRAME_BYTES or perf_counter() > deadline:
                 return entries
         self._is_exhausted = True
         return entries
 
-    def _unsendable(self, item: Any) -> Any:
+    def _unsendable(self, item: Any, error: Exception) -> Any:
         """Return what stands for an element that can't be pickled: it fails, in its turn."""
         try:
-            return encode_or_name(item, what="an element", name="item", function_name=self._start.name)
-        except Exception as error:
-            return failure_of(error, self._start.name, 1)
+            encode_or_name(item, what="an element", name="item", function_name=self._start.name)
+        except Exception as named:
+            error = named
+        return failure_of(error, self._start.name, 1)
+
+
+def _is_by_value(entry: Any) -> bool:
+    """Say whether a pickle holds code, which other versions of Python can't run."""
+    stream = entry.stream if entry.__class__ is Parcel else entry
+    return stream.__class__ is bytes and b"cloudpickle" in stream
 
 
 def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Outcome]:
@@ -369,7 +390,7 @@ def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any
     with results:
         for index, entry in enumerate(results):
             if isinstance(entry, BaseException):
-                text = str(getattr(entry, "traceback_text", ""))
-                yield Outcome(index, None, entry, text, 1 + max(1, start.retries), getattr(entry, "pid", None))
+                text, pid = str(getattr(entry, "traceback_text", "")), getattr(entry, "pid", None)
+                yield Outcome(index, None, entry, text, 1 + max(1, start.retries), pid)
             else:
                 yield outcome_of(entry, index)

@@ -41,7 +41,8 @@ class Definition:
         packages: names what the interpreter has installed, such as the digest of an image; "" for its own.
         variables: environment variables of the replicas, on top of the program's.
         cpus: of each replica; bounds the thread pools of native libraries. None: one thread.
-        memory_bytes: what a replica may use at most; None for no limit.
+        memory_bytes: what tasks may allocate in a replica, beyond what it begins with; more fails with
+            `MemoryError`. None for no limit. Linux only.
         modules: imported once, ahead of the replicas, which share them: packages, not the user's own.
         on_enter: called in each replica before its first element.
         on_exit: called in each replica before it ends, unless it is killed.
@@ -97,7 +98,7 @@ class Definition:
             "modules": list(self.modules),
             "has_exit_hook": self.on_exit is not None,
             "hooks": hashlib.blake2b(hooks, digest_size=16).hexdigest(),
-            "version": _version(),
+            "library": _library(),
             "python": sys.version,
             "path": _path(executable),
             "folder": os.getcwd(),
@@ -112,16 +113,11 @@ def fingerprint_of(description: dict[str, Any]) -> str:
 
 
 def _path(executable: str) -> list[str]:
-    """Return where replicas import from: as the program does, or of another interpreter only what is the user's."""
+    """Return where replicas import from: as the program does; for another one, what is the user's."""
     path = [os.path.abspath(entry) for entry in sys.path]
-    if os.path.realpath(executable) == os.path.realpath(sys.executable or "") and not _is_foreign(executable):
+    if os.path.abspath(executable) == os.path.abspath(sys.executable or ""):
         return path
     return [entry for entry in path if not _is_installed(entry)]
-
-
-def _is_foreign(executable: str) -> bool:
-    """Say whether an interpreter, perhaps the same binary, belongs to another virtual environment."""
-    return os.path.dirname(os.path.abspath(executable)) != os.path.dirname(os.path.abspath(sys.executable or ""))
 
 
 def _is_installed(entry: str) -> bool:
@@ -144,12 +140,6 @@ def _stamp(entry: str) -> int:
         return 0
 
 
-def _version() -> str:
-    """Return the version of grainwise, and where it is: a checkout is another library than an installed one."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    try:
-        return f"{version('grainwise')} {root}"
-    except PackageNotFoundError:
-        return root
+def _library() -> str:
+    """Return where grainwise is: what is installed has a stamp, a checkout counts as the user's modules."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -64,6 +64,21 @@ def list_hosts() -> list[HostStatus]:
     return sorted(found, key=lambda status: (status.name, status.fingerprint))
 
 
+def show_hosts(hosts: list[HostStatus]) -> list[str]:
+    """Return hosts as lines of a table."""
+    if not hosts:
+        return ["No environment is warm."]
+    rows: list[tuple[str, ...]] = [
+        ("NAME", "FINGERPRINT", "PID", "REPLICAS", "CLIENTS", "BUSY", "IDLE", "TTL", "MEMORY")
+    ]
+    for each in hosts:
+        numbers = (each.pid, len(each.replicas), each.num_clients, each.num_busy)
+        times = (f"{each.idle_s:.0f} s", f"{each.ttl_s:g} s", f"{each.memory_bytes / 1e6:.0f} MB")
+        rows.append((each.name, each.fingerprint, *map(str, numbers), *times))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
 def stop(name: str) -> list[HostStatus]:
     """End the hosts of an environment, by its name or fingerprint; maps under way fail with `HostError`.
 
@@ -125,7 +140,7 @@ def _wait_for_end(link: Link, status: HostStatus) -> None:
             poller = select.poll()
             poller.register(fd, select.POLLIN)
             if not poller.poll(1000 * STOP_LIMIT_S):
-                raise HostError(f"the host of environment {status.name!r}, process {status.pid}, does not end")
+                raise HostError(f"the host of {status.name!r}, process {status.pid}, does not end")
         else:
             while True:
                 link.read()

@@ -6,7 +6,8 @@ An *entry* is what stands for a value:
 * `bytes`: the pickle of any other value;
 * `Parcel`: a pickle with its large buffers beside it, which are never copied into a stream;
 * `Failure`: what a function raised;
-* `Noted`: an entry, and what the host should know of the replica that made it.
+* `Noted`: an entry, and what the host should know of the replica that made it;
+* `Stale`: nothing, since the element must be run by another host.
 
 So the host needs none of the classes and modules of those it serves, and can't be stale: only replicas are.
 """
@@ -83,7 +84,7 @@ class Noted:
 
     __slots__ = ("attempts", "entry", "files", "pid")
 
-    def __init__(self, entry: Any, attempts: int, pid: int, files: dict[str, Any]) -> None:
+    def __init__(self, entry: Any, attempts: int, pid: int | None, files: dict[str, Any]) -> None:
         self.entry = entry
         self.attempts = attempts
         self.pid = pid
@@ -91,6 +92,12 @@ class Noted:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Noted, (self.entry, self.attempts, self.pid, self.files)
+
+
+class Stale:
+    """Stands for an element that was not run: its replica has loaded modules that have been edited since."""
+
+    __slots__ = ()
 
 
 def encode(value: Any) -> Any:

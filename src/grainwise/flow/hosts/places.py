@@ -74,9 +74,16 @@ def _make_private(path: str) -> None:
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise HostError(
-            f"the runtime folder {path} must be a folder of this user that nobody else may enter (mode 0700), "
+            f"the runtime folder {path} must be a folder of this user that nobody else may enter, mode 0700, "
             f"got owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o} - mend it, or set {VARIABLE}"
         )
+
+
+class QuietSocket(socket.socket):
+    """A socket that a program may drop: that ends what it stands for, and is nothing to warn of."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class Place:
@@ -165,7 +172,7 @@ class Place:
 
     def connect(self, timeout_s: float) -> socket.socket | None:
         """Connect to the host; None if nobody listens."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = QuietSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout_s)
         try:
             with self._address() as address:

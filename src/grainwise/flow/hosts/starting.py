@@ -47,13 +47,15 @@ class Link:
 
     Attributes:
         pid: the host's process id.
+        python: the version of Python of its replicas, such as (3, 12).
         known: digests of functions that this host has, as far as this program has sent them.
     """
 
-    def __init__(self, sock: socket.socket, reader: Reader, pid: int) -> None:
+    def __init__(self, sock: socket.socket, reader: Reader, pid: int, python: tuple[int, ...]) -> None:
         self._sock = sock
         self._reader = reader
         self.pid = pid
+        self.python = python
         self.known: set[bytes] = set()
 
     def send(self, frame: Outgoing) -> None:
@@ -76,7 +78,7 @@ class Link:
         try:
             return self._reader.read()
         except (EOFError, OSError) as error:
-            raise HostLostError(f"the host {self.pid} has gone: {error or 'end of file'}") from error
+            raise HostLostError(f"the host {self.pid} has gone: {str(error) or 'end of file'}") from error
 
     def is_readable(self) -> bool:
         """Say whether something has come."""
@@ -109,10 +111,10 @@ def greet(place: Place, timeout_s: float = GREETING_LIMIT_S) -> Link | None:
     try:
         if peer_uid(sock) != os.geteuid():
             raise HostError(f"the host at {place.path} belongs to another user")
-        pid = _greet(place, sock, reader)
+        pid, python = _greet(place, sock, reader)
         sock.settimeout(None)
         reader.trust()
-        return Link(sock, reader, pid)
+        return Link(sock, reader, pid, python)
     except TimeoutError:
         sock.close()
         raise HostError(
@@ -129,7 +131,7 @@ def greet(place: Place, timeout_s: float = GREETING_LIMIT_S) -> Link | None:
         raise
 
 
-def _greet(place: Place, sock: socket.socket, reader: Reader) -> int:
+def _greet(place: Place, sock: socket.socket, reader: Reader) -> tuple[int, tuple[int, ...]]:
     challenge = reader.read()
     payload = bytes(challenge.payload)
     if challenge.kind != CHALLENGE or payload[:-NONCE_BYTES] != VERSION:
@@ -140,11 +142,11 @@ def _greet(place: Place, sock: socket.socket, reader: Reader) -> int:
         raise EOFError  # it is leaving
     send(sock, control_frame(HELLO, nonce + proof(key, b"program", host_nonce, nonce)))
     welcome = reader.read()
-    answer = bytes(welcome.payload)
+    answer, python = bytes(welcome.payload)[:MAC_BYTES], bytes(welcome.payload)[MAC_BYTES:]
     expected = proof(key, b"host", host_nonce, nonce)
     if welcome.kind != WELCOME or len(answer) != MAC_BYTES or not is_same(answer, expected):
         raise ProtocolError("it does not know the key")
-    return welcome.number
+    return welcome.number, tuple(python)
 
 
 def reach(definition: Definition) -> tuple[str, Link]:
@@ -172,7 +174,7 @@ def reach(definition: Definition) -> tuple[str, Link]:
         except BlockingIOError:
             raise HostError(f"the lock of the host at {place.path} is held by somebody who hangs") from None
     raise HostError(
-        f"the host of environment {definition.name!r} ended {num_starts} times as it started; its last words:\n"
+        f"the host of {definition.name!r} ended {num_starts} times as it started; its last words:\n"
         f"{place.log_tail() or 'none'}"
     )
 

@@ -12,7 +12,7 @@ unpickled:
 
     host     CHALLENGE   its nonce
     program  HELLO       a nonce of its own, and the keyed hash of both
-    host     WELCOME     the keyed hash of both the other way round
+    host     WELCOME     the keyed hash of both the other way round; its version of Python
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LAST = 2
 """Flag of ITEMS: no more follow."""
 
 START_FORM = struct.Struct("<32sqdIB")
-"""Digest of the function, retries, seconds an item may run (0: no limit), how many at once (0: all), starred."""
+"""Digest of the function, retries, seconds of an attempt (0: any), how many at once (0: all), starred."""
 MAC_BYTES = 32
 NONCE_BYTES = 32
 VERSION = b"grainwise host 1"
@@ -232,9 +232,7 @@ class Reader:
             ProtocolError: it is none of ours.
         """
         while len(self._header) < HEADER.size:
-            data, fds, flags, _ = socket.recv_fds(
-                self._sock, HEADER.size - len(self._header), 4, _CLOEXEC
-            )
+            data, fds, flags, _ = socket.recv_fds(self._sock, HEADER.size - len(self._header), 4, _CLOEXEC)
             self._fds += fds
             if not data:
                 raise EOFError

@@ -13,7 +13,7 @@ import sys
 from time import time
 from typing import Any
 
-from ..running.keys import Digest
+from ..kept.keys import Digest
 from .encoding import UnkeepableError, digest_of, keep
 from .process import this_process
 from .reading import RecordError, RunInfo, find_run, load_elements, load_values, reading

@@ -21,15 +21,15 @@ from ..graph.conditional import Branch
 from ..graph.node import Node
 from ..graph.promise import fill
 from ..graph.tracing import Graph
+from ..kept.keys import own_hash, result_key
 from .failure import FlyteError
 from .frames import Frame
 from .jobs import Job, pause_s
-from .keys import own_hash, result_key
 from .resumption import take_resumption
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .budget import Concurrency
+    from ..mapping.budget import Concurrency
     from .recorder import Telling
 
 
@@ -166,7 +166,7 @@ class Scheduler:
             hashes = {name: frame.hash_of(binding) for name, binding in node.bindings.items()}
             job.key = result_key(entity, options, values, hashes)
             if not self.options.overwrite_cache:
-                from .caching import cache_store
+                from ..kept.store import cache_store
 
                 found, result = cache_store().get(job.key)
                 if found:
@@ -197,7 +197,7 @@ class Scheduler:
 
     def _job_done(self, job: Job, value: Any) -> None:
         if job.key is not None:
-            from .caching import cache_store
+            from ..kept.store import cache_store
 
             cache_store().put(job.key, value, job.entity.name)
         outputs = self._named(job.entity, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..declared.options import Options
-from .budget import Concurrency
+from ..mapping.budget import Concurrency
 from .mode import is_inline
 from .recorder import Telling
 from .scheduler import Scheduler
@@ -24,11 +24,11 @@ def run_entity(entity: Any, values: dict[str, Any], options: Options | None = No
     budget = None if not limit else Concurrency(limit)
     lane: Any
     if is_inline():
-        from .inline_lane import InlineLane
+        from ..lanes.inline_lane import InlineLane
 
         lane = InlineLane()
     else:
-        from .engine_lane import EngineLane
+        from ..lanes.engine_lane import EngineLane
 
         lane = EngineLane()
     return Scheduler(lane, Telling(), chosen, budget).run(entity, values)

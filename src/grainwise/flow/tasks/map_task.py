@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import types
+import typing
 from typing import Any, Optional
 
 from ..errors import CallError
 from ..graph.tracing import current_graph, trace_call
-from ..running.budget import Concurrency
-from ..running.elements import least_successes
+from ..mapping.budget import Concurrency
+from ..mapping.elements import least_successes
+from ..types.hints import PythonInterface
 from ..types.signature import REQUIRED, Input, Interface
 from .dynamic import Dynamic
 from .task import Task
@@ -79,9 +80,9 @@ class MapTask:
         return Interface(f"map {self.name!r}", inputs, outputs, is_named=is_named)
 
     @property
-    def python_interface(self) -> Interface:
+    def python_interface(self) -> PythonInterface:
         """Inputs and outputs, by Flyte's name."""
-        return self.interface
+        return PythonInterface(self.interface)
 
     @property
     def metadata(self) -> Any:
@@ -109,7 +110,7 @@ class MapTask:
         graph = current_graph()
         if graph is not None:
             return trace_call(graph, self, args, kwargs)
-        from ..running.map_start import run_map
+        from ..mapping.start import run_map
 
         return run_map(self, self.interface.check_call(args, kwargs))
 
@@ -119,7 +120,7 @@ class MapTask:
 
 def list_of(annotation: Any) -> Any:
     """Return the annotation of a list of values of another."""
-    return types.GenericAlias(list, (annotation,))
+    return typing.List[annotation]  # noqa: UP006 -- as Flyte shows it
 
 
 def optional(annotation: Any) -> Any:
@@ -152,7 +153,7 @@ def _unwrap(target: Any) -> tuple[Any, dict[str, Any]]:
             raise ValueError("map_task(partial(...)) expected arguments by name, got them by position")
         bound = {**target.keywords, **bound}
         target = target.func
-    from .elements_of_plans import PlanTarget
+    from ..mapping.plans import PlanTarget
 
     if hasattr(target, "kind") and target.kind == "workflow" and hasattr(target, "fixed_inputs"):
         return PlanTarget(target), bound

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from ..declared.options import TaskOptions, read_options
 from ..errors import DefinitionError
 from ..graph.tracing import current_graph, trace_call
-from ..types.signature import Interface, check_returns, read_hints, read_interface
+from ..types.hints import PythonInterface
+from ..types.signature import check_returns, read_hints, read_interface
 
 if TYPE_CHECKING:
     from ..declared.options import Cache, TaskMetadata
@@ -60,9 +61,9 @@ class Task(Generic[P, R]):
         self._is_plain = not (options.cache or options.variables or self.is_async)
 
     @property
-    def python_interface(self) -> Interface:
+    def python_interface(self) -> PythonInterface:
         """Inputs and outputs, by Flyte's name."""
-        return self.interface
+        return PythonInterface(self.interface)
 
     @property
     def metadata(self) -> TaskMetadata:
@@ -114,7 +115,7 @@ class Task(Generic[P, R]):
         values = interface.check_call(args, kwargs)
         if self._is_plain:
             return interface.check_result((self.stand_in or self.task_function)(**values))
-        from ..running.here import call_with_options
+        from ..lanes.here import call_with_options
 
         return call_with_options(self, values)
 

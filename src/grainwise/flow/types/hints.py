@@ -46,3 +46,50 @@ class BatchSize:
 def kwtypes(**kwargs: Any) -> dict[str, Any]:
     """Return types by name, in order."""
     return dict(kwargs)
+
+
+class PythonInterface:
+    """Inputs and outputs as Flyte shows them: plain dictionaries of types.
+
+    Attributes:
+        inputs: types by name.
+        outputs: types by name.
+        inputs_with_defaults: types and defaults (None where there is none) by name.
+        output_tuple_name: of the `NamedTuple` that is returned, if any.
+        docstring: of the function.
+    """
+
+    def __init__(self, interface: Any) -> None:
+        self._interface = interface
+        self.inputs = {name: each.annotation for name, each in interface.inputs.items()}
+        self.outputs = dict(interface.outputs)
+        self.inputs_with_defaults = {
+            name: (each.annotation, each.default if each.has_default else None)
+            for name, each in interface.inputs.items()
+        }
+        self.docstring = interface.docs
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs."""
+        return list(self.inputs)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs."""
+        return list(self.outputs)
+
+    @property
+    def default_inputs_as_kwargs(self) -> dict[str, Any]:
+        """Defaults of the inputs that have one."""
+        held = self._interface.inputs.items()
+        return {name: each.default for name, each in held if each.has_default}
+
+    @property
+    def output_tuple_name(self) -> str | None:
+        """The name of the `NamedTuple` that is returned, if any."""
+        made = self._interface.output_class
+        return None if made is None else str(made.__name__)
+
+    def __repr__(self) -> str:
+        return repr(self._interface)

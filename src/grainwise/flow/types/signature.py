@@ -38,6 +38,11 @@ class Input:
         self.default = default
         self.checker: Checker = compile_type(annotation)
 
+    @property
+    def has_default(self) -> bool:
+        """Whether a call may leave it out."""
+        return self.default is not REQUIRED
+
 
 class Interface:
     """What goes in and comes out.

@@ -7,6 +7,7 @@ from typing import Any
 from ..declared.options import Options
 from ..errors import CallError
 from ..graph.tracing import Graph, current_graph, trace_call
+from ..types.hints import PythonInterface
 from ..types.signature import Input, Interface
 
 
@@ -55,9 +56,9 @@ class LaunchPlan:
         )
 
     @property
-    def python_interface(self) -> Interface:
+    def python_interface(self) -> PythonInterface:
         """Inputs and outputs, without those that are fixed."""
-        return self.interface
+        return PythonInterface(self.interface)
 
     @property
     def saved_inputs(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..errors import DefinitionError, FailureNodeError
 from ..graph.node import Node
 from ..graph.tracing import Graph, current_graph, trace_call, tracing
 from ..types.compatible import can_be
+from ..types.hints import PythonInterface
 from ..types.signature import Interface, check_returns, read_interface
 
 P = ParamSpec("P")
@@ -50,9 +51,9 @@ class WorkflowBase:
         self.interface: Interface
 
     @property
-    def python_interface(self) -> Interface:
+    def python_interface(self) -> PythonInterface:
         """Inputs and outputs, by Flyte's name."""
-        return self.interface
+        return PythonInterface(self.interface)
 
     @property
     def short_name(self) -> str:

@@ -2,26 +2,28 @@
 
 States of a connection: *greeting* until the program has proved that it knows the key, then *idle*, and *busy*
 from START to DONE. The host is *leaving* once it takes no more connections: it was told to stop, nothing has
-been asked of it for its time to live, or the modules that its replicas have loaded have changed. A host that is
-leaving serves what is under way, then ends.
+been asked of it for its time to live, or the modules that its replicas have loaded have changed. A host that
+is leaving serves what is under way, then ends.
 
 How the end of its time to live meets a program that connects, in this order, under the host's lock:
 
 1. The host takes the lock, or tries again later: who holds it is starting a host, and will find this one.
 2. It accepts whatever waits. If there was anything, it stays.
 3. It removes its folder. From now on nobody finds it, and whoever wants the environment waits for the lock.
-4. It closes the listener. A program that connected between 2 and 3 finds an end of file instead of a challenge,
-   and looks again.
+4. It closes the listener. A program that connected between 2 and 3 finds an end of file instead of a
+   challenge, and looks again.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import selectors
 import socket
+import sys
 import time
-from collections import OrderedDict, deque
+from collections import deque
 
 from ..parcels import Noted, Parcel
 from ..places import Place
@@ -47,16 +49,16 @@ from ..wire import (
     VERSION,
     WELCOME,
     Frame,
-    Outgoing,
     ProtocolError,
-    Reader,
     control_frame,
     is_same,
     peer_uid,
     proof,
     values_frame,
 )
-from .replica import Enter, Prepare, signature
+from .connection import Connection
+from .known import Functions, Replicas, resident_bytes
+from .replica import Enter, Prepare
 from .request import Request, Start
 
 TYPE_CHECKING = False
@@ -65,48 +67,22 @@ if TYPE_CHECKING:
     from typing import Any
 
 GREETING_LIMIT_S = 10.0
+FRESH_S = 1.0
+"""So long the host waits for the first request of who has connected."""
 LOOK_S = 1.0
 LOCK_WAIT_S = 0.05
-MAX_FUNCTION_BYTES = 256 << 20
-MAX_FUNCTIONS = 256
 FRAME_BYTES = 64 << 20
 """Results of one frame."""
 WRITE_BYTES = 4 << 20
 """Bytes that may wait for a program that does not read; then its results stay where they are."""
 
 
-class Connection:
-    """A program.
-
-    Attributes:
-        sock, reader: to it.
-        nonce: of the challenge; b"" once the program has answered it.
-        outgoing: frames that are not sent, the first perhaps in part.
-        request: what is under way, None if it is idle.
-        begun_s: when it connected.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.reader = Reader(sock)
-        self.nonce = os.urandom(NONCE_BYTES)
-        self.outgoing: deque[Outgoing] = deque()
-        self.request: Request | None = None
-        self.begun_s = time.monotonic()
-        self.is_writing = False
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor."""
-        return self.sock.fileno()
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes that have not been sent."""
-        return sum(len(frame.data) for frame in self.outgoing)
-
-
 class Loop:
     """See the module docstring.
+
+    Attributes:
+        replicas: those that were heard of.
+        is_warming_up: some are being started ahead.
 
     Args:
         place: where this host lives.
@@ -131,13 +107,16 @@ class Loop:
         self._enter = enter
         self._description = description
         self._key = place.read("key") or b""
-        self._functions: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        self._functions = Functions()
+        self.replicas = Replicas()
+        self._epochs = itertools.count(1)
+        self._is_all_told = True  # no result has been dropped with what its replica had to say
+        self.is_warming_up = False
         self._connections: dict[int, Connection] = {}
         self._ending: list[Request] = []
         self._told: deque[Noted] = deque()
-        self._files: dict[str, Any] = {}
-        self._replicas: dict[int, int] = {}
         self._used_s = time.monotonic()
+        self._keep_s = self._used_s + GREETING_LIMIT_S  # who started it will come
         self._begun_s = time.time()
         self._is_stopped = False
         self._selector = selectors.DefaultSelector()
@@ -201,13 +180,15 @@ class Loop:
             return False
         if self._listener is None:
             return True
-        return time.monotonic() - self._used_s >= self._description["ttl_s"] and self._leave()
+        return self._left_s() <= 0 and self._leave()
+
+    def _left_s(self) -> float:
+        """Return for how many seconds it stays if nobody asks for anything."""
+        end_s: float = max(self._used_s + self._description["ttl_s"], self._keep_s)
+        return end_s - time.monotonic()
 
     def _patience(self) -> float:
-        if self._is_busy():
-            return LOOK_S
-        left_s = self._used_s + self._description["ttl_s"] - time.monotonic()
-        return min(max(left_s, 0.001), LOOK_S)
+        return LOOK_S if self._is_busy() else min(max(self._left_s(), 0.001), LOOK_S)
 
     def _leave(self) -> bool:
         """Stop listening at the end of the time to live; false if somebody came, or holds the lock."""
@@ -218,7 +199,7 @@ class Loop:
                 self._place.remove()
                 self._stop_listening()
         except BlockingIOError:
-            self._used_s += LOCK_WAIT_S
+            self._keep_s = time.monotonic() + LOCK_WAIT_S
             return False
         return True
 
@@ -243,7 +224,7 @@ class Loop:
     def _tell_all_stopped(self) -> None:
         self._make_way()
         for connection in self._busy():
-            self._post(connection, control_frame(STOPPED))
+            connection.post(control_frame(STOPPED))
             self._cancel(connection)
         for request in self._ending:
             request.join(LOOK_S)
@@ -273,25 +254,21 @@ class Loop:
                 continue
             is_any = True
             sock.setblocking(False)
-            connection = Connection(sock)
+            connection = Connection(sock, self._selector)
             self._connections[connection.fileno()] = connection
-            self._selector.register(sock, selectors.EVENT_READ)
-            self._used_s = time.monotonic()
-            self._post(connection, control_frame(CHALLENGE, VERSION + connection.nonce))
+            self._keep_s = max(self._keep_s, time.monotonic() + FRESH_S)
+            connection.post(control_frame(CHALLENGE, VERSION + connection.nonce))
         return is_any
 
     def _drop(self, connection: Connection) -> None:
         self._connections.pop(connection.fileno(), None)
-        self._selector.unregister(connection.sock)
-        connection.sock.close()
-        connection.reader.close()
-        while connection.outgoing:
-            connection.outgoing.popleft().close()
+        connection.close()
         self._cancel(connection)
 
     def _cancel(self, connection: Connection) -> None:
         request, connection.request = connection.request, None
         if request is not None:
+            self._is_all_told = False
             self._ending.append(request)
             request.cancel()
             self._used_s = time.monotonic()
@@ -299,7 +276,7 @@ class Loop:
     def _serve(self, connection: Connection, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
-                self._write(connection)
+                connection.write()
             if events & selectors.EVENT_READ:
                 while connection.fileno() >= 0:
                     self._handle(connection, connection.reader.read())
@@ -308,35 +285,6 @@ class Loop:
         except (EOFError, OSError, ProtocolError):
             if connection.fileno() >= 0:
                 self._drop(connection)
-
-    def _post(self, connection: Connection, frame: Outgoing) -> None:
-        connection.outgoing.append(frame)
-        if len(connection.outgoing) == 1:
-            try:
-                self._write(connection)
-            except OSError:
-                pass  # the end of file is on the way
-
-    def _write(self, connection: Connection) -> None:
-        outgoing = connection.outgoing
-        try:
-            while outgoing:
-                frame = outgoing[0]
-                if frame.fd >= 0:
-                    count = socket.send_fds(connection.sock, [frame.data], [frame.fd])
-                    frame.close()
-                else:
-                    count = connection.sock.send(frame.data)
-                if count < len(frame.data):
-                    frame.data = frame.data[count:]
-                else:
-                    outgoing.popleft()
-        except BlockingIOError:
-            pass
-        if bool(outgoing) != connection.is_writing:
-            connection.is_writing = bool(outgoing)
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if outgoing else 0)
-            self._selector.modify(connection.sock, events)
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -349,13 +297,18 @@ class Loop:
             pass  # of a request that was refused: more may have been under way
         elif connection.request is not None:
             raise ProtocolError(f"frame {frame.kind} while a map is under way")
+        elif frame.kind in (START, STATUS) and connection.is_fresh:
+            connection.is_fresh = False
+            if not any(each.is_fresh for each in self._connections.values()):
+                self._keep_s = 0.0
+            self._handle(connection, frame)
         elif frame.kind == FUNCTION:
             digest, entry = frame.value()
-            self._keep(digest, entry)
+            self._functions.keep(digest, entry)
         elif frame.kind == START:
             self._start(connection, Start(frame.payload))
         elif frame.kind == STATUS:
-            self._post(connection, control_frame(REPORT, json.dumps(self._status()).encode()))
+            connection.post(control_frame(REPORT, json.dumps(self._status()).encode()))
         elif frame.kind == STOP:
             self._is_stopped = True
         else:
@@ -370,36 +323,25 @@ class Loop:
         answer = proof(self._key, b"host", connection.nonce, nonce)
         connection.nonce = b""
         connection.reader.trust()
-        self._used_s = time.monotonic()
-        self._post(connection, control_frame(WELCOME, answer, os.getpid()))
-
-    def _keep(self, digest: bytes, entry: Any) -> None:
-        """Keep a function, and forget those that were not used for longest."""
-        nbytes = entry.nbytes if isinstance(entry, Parcel) else len(entry)
-        self._functions[digest] = entry, nbytes
-        total = sum(each[1] for each in self._functions.values())
-        while len(self._functions) > 1 and (
-            total > MAX_FUNCTION_BYTES or len(self._functions) > MAX_FUNCTIONS
-        ):
-            _, (_, gone) = self._functions.popitem(last=False)
-            total -= gone
+        self._keep_s = time.monotonic() + FRESH_S
+        connection.post(control_frame(WELCOME, answer + bytes(sys.version_info[:2]), os.getpid()))
 
     def _start(self, connection: Connection, start: Start) -> None:
-        if self._listener is None or self._is_stale():
+        if self._listener is None or self.replicas.are_stale():
             self._make_way()
-            self._post(connection, control_frame(RENEWED))
+            connection.post(control_frame(RENEWED))
             return
-        found = self._functions.get(start.digest)
-        if found is None:
-            self._post(connection, control_frame(UNKNOWN))
+        entry = self._functions.find(start.digest)
+        if entry is None:
+            connection.post(control_frame(UNKNOWN))
             return
-        self._functions.move_to_end(start.digest)
-        prepare = Prepare(self._enter, start.digest, found[0])
+        prepare = Prepare(self._enter, self._epoch(), start.digest, entry)
         connection.request = Request(start, prepare, self.wake)
 
-    def _is_stale(self) -> bool:
-        """Say whether a file that a replica has loaded is another one now."""
-        return any(loaded is None or signature(file) != loaded for file, loaded in self._files.items())
+    def _epoch(self) -> int:
+        """Return what makes replicas look whether they are stale; 0 if all that they have loaded is known."""
+        is_known = self._is_all_told and not self.is_warming_up and not self._is_busy()
+        return 0 if is_known else next(self._epochs)
 
     # -- results -------------------------------------------------------------------------------------------
 
@@ -412,27 +354,31 @@ class Loop:
             is_done = request.is_done  # before the last results are taken
             entries, num_taken = request.take()
             if num_taken and not is_done:
-                self._post(connection, control_frame(CREDIT, number=num_taken))
+                connection.post(control_frame(CREDIT, number=num_taken))
             for part in _parts(entries):
-                self._post(connection, values_frame(RESULTS, part))
+                connection.post(values_frame(RESULTS, part))
             if is_done:
                 self._finish(connection, request)
         for request in self._ending:
             if request.is_done:
-                self._keep_notes(request.replicas, request.files)
+                self.replicas.note(request.replicas, request.files)
         self._ending = [request for request in self._ending if not request.is_done]
         while self._told:
             noted = self._told.popleft()
-            self._keep_notes({noted.pid}, noted.files)
+            self.replicas.note({noted.pid} if noted.pid else set(), noted.files)
 
     def _finish(self, connection: Connection, request: Request) -> None:
-        self._keep_notes(request.replicas, request.files)
+        self.replicas.note(request.replicas, request.files)
         connection.request = None
         self._used_s = time.monotonic()
-        if request.failure is not None:
-            self._post(connection, values_frame(REFUSED, request.failure))
+        if request.is_stale:
+            self._make_way()
+            connection.post(control_frame(RENEWED))
+        elif request.failure is not None:
+            self._is_all_told = False
+            connection.post(values_frame(REFUSED, request.failure))
         else:
-            self._post(connection, control_frame(DONE))
+            connection.post(control_frame(DONE))
 
     # -- replicas ------------------------------------------------------------------------------------------
 
@@ -441,51 +387,19 @@ class Loop:
         self._told.append(noted)
         self.wake()
 
-    def _keep_notes(self, replicas: set[int], files: dict[str, Any]) -> None:
-        for pid in replicas - self._replicas.keys():
-            try:
-                self._replicas[pid] = os.pidfd_open(pid)
-            except (AttributeError, OSError):  # macOS; or it is gone
-                self._replicas[pid] = -1
-        for file, loaded in files.items():
-            if file not in self._files or self._files[file] == loaded:
-                self._files[file] = loaded
-            else:
-                self._files[file] = None  # two replicas have loaded different contents of it
-
-    def end_replicas(self, limit_s: float) -> None:
-        """Have the replicas run their exit hooks, and wait for them."""
-        import select
-        import signal
-
-        poller, left = select.poll(), 0
-        for fd in self._replicas.values():
-            if fd >= 0:
-                try:
-                    signal.pidfd_send_signal(fd, signal.SIGTERM)
-                except OSError:
-                    continue
-                poller.register(fd, select.POLLIN)
-                left += 1
-        deadline = time.monotonic() + limit_s
-        while left and time.monotonic() < deadline:
-            for fd, _ in poller.poll(1000 * limit_s):
-                poller.unregister(fd)
-                left -= 1
-
     def _status(self) -> dict[str, Any]:
-        replicas = {pid: size for pid in self._replicas if (size := _resident_bytes(pid))}
+        replicas = self.replicas.sizes()
         return {
             "name": self._description["name"],
             "fingerprint": self._place.fingerprint,
             "pid": os.getpid(),
-            "replicas": sorted(replicas),
+            "replicas": list(replicas),
             "num_clients": sum(not each.nonce for each in self._connections.values()) - 1,
             "num_busy": len(self._busy()),
             "idle_s": 0.0 if self._busy() else time.monotonic() - self._used_s,
             "ttl_s": self._description["ttl_s"],
             "began_s": self._begun_s,
-            "memory_bytes": sum(replicas.values()) + _resident_bytes(os.getpid()),
+            "memory_bytes": sum(replicas.values()) + resident_bytes(os.getpid()),
         }
 
 
@@ -503,13 +417,3 @@ def _parts(entries: list[Any]) -> list[list[Any]]:
         parts[-1].append(entry)
         nbytes += size
     return parts
-
-
-def _resident_bytes(pid: int) -> int:
-    """Return the memory of a process; 0 if it is gone, or where nobody can tell."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,8 +1,8 @@
 """The host's process: from its start to its end.
 
-It is started by exec, with the listening socket and nothing else of the program that starts it, and leaves that
-program's session: it is nobody's child, and a signal from the terminal does not reach it. Its replicas are the
-workers of an engine of its own, so they end with it however it ends.
+It is started by exec, with the listening socket and nothing else of the program that starts it, and leaves
+that program's session: it is nobody's child, and a signal from the terminal does not reach it. Its replicas
+are the workers of an engine of its own, so they end with it however it ends.
 """
 
 from __future__ import annotations
@@ -81,16 +81,18 @@ def _serve(place: Place, listener: socket.socket, log: Log, began_ns: int) -> No
     from .loop import Loop
     from .replica import Enter
 
-    enter = Enter(place.fingerprint, description["folder"], place.read("hooks") or b"", began_ns)
+    hooks, memory_bytes = place.read("hooks") or b"", description["memory_bytes"]
+    enter = Enter(place.fingerprint, description["folder"], hooks, began_ns, memory_bytes)
     loop = Loop(place, listener, enter, description, log.trim)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     if description["replicas"][0]:
         arguments = (place, enter, description["replicas"][0], loop)
+        loop.is_warming_up = True
         threading.Thread(target=_warm_up, args=arguments, name="warm-up", daemon=True).start()
     loop.run()
     if description["has_exit_hook"]:
-        loop.end_replicas(EXIT_LIMIT_S)
+        loop.replicas.end(EXIT_LIMIT_S)
 
 
 def _own_path(description: dict[str, Any], root: str) -> list[str]:
@@ -120,9 +122,10 @@ def _warm_up(place: Place, enter: Enter, count: int, loop: Loop) -> None:
         results = engine_map(WarmUp(enter, path, count), range(count), return_exceptions=True)
         for noted in results:
             if isinstance(noted, BaseException):
-                print(f"a replica could not be warmed up: {noted}", file=sys.stderr)
+                sys.stderr.write(f"a replica could not be warmed up: {noted}\n")
             else:
                 loop.tell(noted)
+        loop.is_warming_up = False
         os.unlink(path)
     except Exception:  # such as the end of the host
         pass

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from time import monotonic, sleep, time_ns
 
 from ....objects.codec import loads
-from ..parcels import PLAIN, Failure, Noted, decode, encode_or_name, failure_of
+from ..parcels import PLAIN, Failure, Noted, Stale, decode, encode_or_name, failure_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,14 @@ _is_entered = False
 _on_exit: Callable[[], Any] | None = None
 _looked_at: set[str] = set()
 """Modules that the host has been told of, or that are none of the user's."""
+_loaded: dict[str, Any] = {}
+"""Files of the user's modules that this process has loaded, with their signatures."""
 _looked_ns = 0
 """When nothing but those was loaded."""
+_news: dict[str, Any] = {}
+"""Files that the host has not been told of."""
+_is_told = False
+"""The host knows this process."""
 
 
 class FailedError(Exception):
@@ -51,13 +57,17 @@ class Enter:
         folder: the working folder.
         hooks: pickled enter and exit hooks.
         began_ns: before it, nothing was loaded.
+        memory_bytes: what tasks may allocate, None for no limit.
     """
 
-    def __init__(self, fingerprint: str, folder: str, hooks: bytes, began_ns: int) -> None:
+    def __init__(
+        self, fingerprint: str, folder: str, hooks: bytes, began_ns: int, memory_bytes: int | None
+    ) -> None:
         self.fingerprint = fingerprint
         self.folder = folder
         self.hooks = hooks
         self.began_ns = began_ns
+        self.memory_bytes = memory_bytes
 
     def __call__(self) -> None:
         """Enter, unless it is done.
@@ -65,12 +75,13 @@ class Enter:
         Raises:
             Exception: whatever the enter hook raised, or unpickling it.
         """
-        global _is_entered, _looked_ns, _on_exit, fingerprint
+        global _is_entered, _on_exit, fingerprint
         if _is_entered:
             return
-        _looked_ns = _looked_ns or self.began_ns
         fingerprint = self.fingerprint
         os.chdir(self.folder)
+        if self.memory_bytes is not None:
+            bound_memory(self.memory_bytes)
         on_enter, _on_exit = loads(self.hooks)
         if on_enter is not None:
             on_enter()
@@ -79,6 +90,23 @@ class Enter:
             import signal
 
             signal.signal(signal.SIGTERM, _leave)
+
+
+def bound_memory(nbytes: int) -> None:
+    """Let this process allocate so much more than it has; beyond that, allocations fail with `MemoryError`.
+
+    What is mapped from others, such as large arguments, does not count. Elsewhere than on Linux nothing does.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with open("/proc/self/status", encoding="ascii") as file:
+        held = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmData"))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = held + nbytes
+    if most == resource.RLIM_INFINITY or bound <= most:
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, most))
 
 
 class WarmUp:
@@ -97,6 +125,8 @@ class WarmUp:
 
     def __call__(self, _: int) -> Noted:
         """Enter, and wait for the others; not for ever: a worker may have died."""
+        if not _looked_at:
+            look(self._enter.began_ns)
         self._enter()
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -106,7 +136,7 @@ class WarmUp:
                 sleep(0.001)
         finally:
             os.close(fd)
-        return Noted(None, 1, os.getpid(), loaded_files())
+        return Noted(None, 1, os.getpid(), take_news() or {})
 
 
 def _leave(*_: object) -> None:
@@ -127,22 +157,33 @@ def _leave(*_: object) -> None:
         os._exit(0)
 
 
+STALE = "stale"
+"""Stands for the function where it must not be run: this replica has loaded what has been edited since."""
+
+
 class Prepare:
-    """What a map does once in each replica: enter it, load the function.
+    """What a map does once in each replica: look whether it is still good, enter it, load the function.
 
     Attributes:
         enter: makes it a replica.
+        epoch: makes this one of its own for requests before which replicas must look whether they are stale;
+            0 if the host knows that they are not.
         digest: of the function's entry.
         entry: the function.
     """
 
-    def __init__(self, enter: Enter, digest: bytes, entry: Any) -> None:
+    def __init__(self, enter: Enter, epoch: int, digest: bytes, entry: Any) -> None:
         self.enter = enter
+        self.epoch = epoch
         self.digest = digest
         self.entry = entry
 
-    def __call__(self) -> Callable[..., Any] | None:
-        """Return the function; None if something failed: each element tries again, and says what."""
+    def __call__(self) -> Callable[..., Any] | str | None:
+        """Return the function, or STALE; None if something failed: each element tries again and says what."""
+        if not _looked_at:
+            look(self.enter.began_ns)
+        elif self.epoch and is_stale():
+            return STALE
         try:
             return self.load()
         except Exception:
@@ -186,19 +227,19 @@ class Work:
     def __reduce__(self) -> tuple[Any, ...]:
         return Work, (self.__name__, self._prepare, self._retries, self._is_timed, self._is_starred)
 
-    def __call__(self, function: Callable[..., Any] | None, entry: Any) -> Any:
+    def __call__(self, function: Any, entry: Any) -> Any:
         """Return the entry of what the function makes of an entry."""
+        if function.__class__ is str:  # STALE
+            return Stale()
+        if len(sys.modules) != len(_looked_at) and is_stale():
+            return Stale()
         attempts = 1
         while True:
             result = self._attempt(function, entry, attempts)
             if result.__class__ is not Failure or attempts > self._retries:
                 break
             attempts += 1
-        if len(sys.modules) == len(_looked_at):
-            _note_look()
-            files = None
-        else:
-            files = loaded_files()
+        files = take_news()
         if result.__class__ is Failure and self._is_timed:
             raise FailedError(result, files)
         if files is None and attempts == 1:
@@ -224,24 +265,41 @@ class Work:
             return failure_of(error, self.__name__, attempt)
 
 
-def _note_look() -> None:
+def look(looked_ns: int = 0) -> None:
+    """Note the files of the user's modules that were loaded since the last look.
+
+    Args:
+        looked_ns: at the first look, a time before which nothing was loaded.
+    """
     global _looked_ns
-    _looked_ns = time_ns()
-
-
-def loaded_files() -> dict[str, Any]:
-    """Return the files of the user's modules that were loaded since the last look, with their signatures."""
-    found: dict[str, Any] = {}
+    begin_ns, looked_ns = time_ns(), _looked_ns or looked_ns
     for name, module in list(sys.modules.items()):
-        if name in _looked_at:
-            continue
-        _looked_at.add(name)
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and is_users(file):
-            found[file] = signature(file, _looked_ns)
+        if name not in _looked_at:
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and is_users(file):
+                _news[file] = _loaded[file] = signature(file, looked_ns)
+            _looked_at.add(name)
     _looked_at.intersection_update(sys.modules)
-    _note_look()
-    return found
+    _looked_ns = begin_ns
+
+
+def take_news() -> dict[str, Any] | None:
+    """Return the files that were noted since the last call; None if there is nothing to tell."""
+    global _is_told, _looked_ns, _news
+    if len(sys.modules) != len(_looked_at):
+        look()
+    else:
+        _looked_ns = time_ns()
+        if _is_told and not _news:
+            return None
+    news, _news, _is_told = _news, {}, True
+    return news
+
+
+def is_stale() -> bool:
+    """Say whether a file that this process has loaded is another one now, or may be."""
+    look()
+    return any(loaded is None or signature(file) != loaded for file, loaded in _loaded.items())
 
 
 def is_users(file: str) -> bool:
@@ -298,7 +356,8 @@ class Inside:
 
     def __call__(self, item: Any) -> Any:
         """Return the entry of what the function makes of an item."""
-        for attempt in range(1, self._retries + 2):
+        attempt = 1
+        while True:
             try:
                 if self._is_starred:
                     args, kwargs = item
@@ -308,6 +367,6 @@ class Inside:
                 entry = encode_or_name(value, what="the result", name="result", function_name=self.__name__)
             except Exception as error:
                 entry = failure_of(error, self.__name__, attempt)
-            else:
+            if entry.__class__ is not Failure or attempt > self._retries:
                 return entry if attempt == 1 else Noted(entry, attempt, os.getpid(), {})
-        return entry
+            attempt += 1

@@ -2,9 +2,9 @@
 
     loop ──ITEMS──► inbox ──► grainwise.map ──► outbox ──RESULTS──► loop
 
-The map takes from the inbox when its workers need more, and each frame that it has emptied is a credit for the
-program to send another: a million elements never lie here at once. The outbox holds what the loop has not sent;
-when that is much, the map waits.
+The map takes from the inbox when its workers need more, and each frame that it has emptied is a credit for
+the program to send another: a million elements never lie here at once. The outbox holds what the loop has not
+sent; when that is much, the map waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import deque
 
 from ....api.map import map as engine_map
 from ....errors import TaskError, WorkerCrashedError
-from ..parcels import Failure, Noted, Parcel
+from ..parcels import Failure, Noted, Parcel, Stale
 from ..wire import START_FORM
 from .replica import FailedError, Work
 
@@ -60,8 +60,12 @@ class Request:
     """See the module docstring. Called by the loop, but for `_run`.
 
     Attributes:
-        files: what replicas say that they have loaded, since the loop last asked.
+        files: what replicas say that they have loaded.
         replicas: process ids of those that were heard of.
+        num_taken: frames that were emptied since the loop last asked.
+        failure: why there can be no results, if so.
+        is_stale: the rest must be run by another host.
+        is_done: no results will follow.
 
     Args:
         start: what the program asks for.
@@ -88,6 +92,7 @@ class Request:
         self.files: dict[str, Any] = {}
         self.replicas: set[int] = set()
         self.failure: Failure | None = None
+        self.is_stale = False
         self.is_done = False
         self._thread = threading.Thread(target=self._run, name=f"map of {start.name}", daemon=True)
         self._thread.start()
@@ -170,11 +175,13 @@ class Request:
             self._wake()
 
     def _emit(self, entry: Any) -> None:
-        kind = entry.__class__
         if isinstance(entry, BaseException):
             entry = self._judge(entry)
-            kind = entry.__class__
+        kind = entry.__class__
         self._under_way.popleft()
+        if kind is Stale:
+            self.is_stale = True
+            raise CancelledError
         if kind is Noted:
             entry = self._note(entry)
             kind = entry.__class__
@@ -193,7 +200,8 @@ class Request:
 
     def _note(self, noted: Noted) -> Any:
         """Keep what a replica says of itself; return what the program wants to know."""
-        self.replicas.add(noted.pid)
+        if noted.pid is not None:
+            self.replicas.add(noted.pid)
         self.files.update(noted.files)
         if noted.attempts == 1:
             return noted.entry
@@ -210,9 +218,14 @@ class Request:
                 timeout=start.timeout_s,
                 setup=self._prepare,
             )
-            if not isinstance(again, BaseException):
-                return again if again.__class__ is Noted else Noted(again, 2, 0, {})
-            return self._entry_of(again, 2)
+            if isinstance(again, BaseException):
+                return self._entry_of(again, 2)
+            if again.__class__ is Stale:
+                return again
+            if again.__class__ is not Noted:
+                return Noted(again, 2, None, {})
+            again.attempts += 1
+            return again
         retries = start.retries
         if isinstance(error, WorkerCrashedError) and start.timeout_s is None:
             retries = max(1, retries)

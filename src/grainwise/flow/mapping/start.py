@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 from ..declared.options import Options
+from ..running.mode import is_inline
+from ..running.recorder import Telling
+from ..running.resumption import take_resumption
 from .elements import ElementsRun
-from .mode import is_inline
-from .recorder import Telling
-from .resumption import take_resumption
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ def call_with_options(task: Task[..., Any], values: dict[str, Any]) -> Any:
     options = task.options
     if options.cache is None:
         return _call(task, options, values)
-    from .caching import cache_store
-    from .keys import result_key
+    from ..kept.keys import result_key
+    from ..kept.store import cache_store
 
     key = result_key(task, options, values)
     store = cache_store()

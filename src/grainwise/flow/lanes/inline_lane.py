@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ..mapping.elements import ElementsRun
 from .attempt import run_function, surroundings
-from .elements import ElementsRun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .jobs import Job
-    from .scheduler import Scheduler
+    from ..running.jobs import Job
+    from ..running.scheduler import Scheduler
 
 
 class InlineLane:

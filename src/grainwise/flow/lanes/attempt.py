@@ -8,7 +8,7 @@ from typing import Any
 
 from ...api.session import engine
 from ..graph.tracing import tracing
-from .mode import in_task
+from ..running.mode import in_task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,33 +11,30 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 import time
-from collections import deque
 from typing import Any
 
 from ...api.map import map as map_items
 from ...api.tasks import remote
-from ...api.values import cancel, get, wait
 from ...errors import GrainwiseError
 from ..errors import MapError, TypeMismatchError
-from .attempt import feasible_cpus, run_coroutine, surroundings
+from ..lanes.attempt import feasible_cpus, run_coroutine, surroundings
+from ..running.jobs import is_retriable, pause_s
+from ..running.mode import _is_in_task
 from .budget import Concurrency
-from .jobs import is_retriable, pause_s
-from .mode import _is_in_task
+from .window import Failed, Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .jobs import Job
-    from .scheduler import Scheduler
+    from ..running.jobs import Job
+    from ..running.scheduler import Scheduler
 
 CHUNK = 4096
 """Results of an inline map that are looked at, and told, together."""
 CHUNK_S = 0.02
 """The same: what takes longer is told earlier."""
-SLICE_S = 0.02
 
 
 class ElementFailure:
@@ -253,8 +250,8 @@ class ElementsRun:
         self._keys: list[bytes] = []
         if self._options.cache is None:
             return todo
-        from .caching import cache_store
-        from .keys import result_key
+        from ..kept.keys import result_key
+        from ..kept.store import cache_store
 
         self._keys = [
             result_key(self._task, self._options, {**self._shared, **dict(zip(self._names, items))})
@@ -272,7 +269,7 @@ class ElementsRun:
 
     def _keep(self, indices: Sequence[int], values: Sequence[Any]) -> None:
         if self._keys:
-            from .caching import cache_store
+            from ..kept.store import cache_store
 
             pairs = [(self._keys[index], value) for index, value in zip(indices, values)]
             cache_store().put_many(pairs, self._task.name)
@@ -356,7 +353,7 @@ class ElementsRun:
             try:
                 chunk.append(self._element(*items))
             except Exception as error:
-                chunk.append(_Failed(error))
+                chunk.append(Failed(error))
             if len(chunk) == CHUNK or time.monotonic() > due:
                 yield start, chunk
                 start, chunk, due = start + len(chunk), [], time.monotonic() + CHUNK_S
@@ -383,22 +380,13 @@ class MapLengthError(TypeMismatchError, IndexError):
     """The lists of a map differ in length."""
 
 
-class _Failed:
-    """The error of an element that ran here; a task may also return an exception as its result."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 def _errors_in(chunk: list[Any]) -> dict[int, BaseException]:
     """Return the errors among results, by position; the usual case, none, is found in C."""
-    kinds = {kind for kind in set(map(type, chunk)) if kind is _Failed or issubclass(kind, GrainwiseError)}
+    kinds = {kind for kind in set(map(type, chunk)) if kind is Failed or issubclass(kind, GrainwiseError)}
     if not kinds:
         return {}
     return {
-        position: value.error if isinstance(value, _Failed) else value
+        position: value.error if isinstance(value, Failed) else value
         for position, value in enumerate(chunk)
         if type(value) in kinds
     }
@@ -410,82 +398,6 @@ def _partial(results: list[Any], failures: list[ElementFailure]) -> list[Any]:
     partial = PartialResults(results)
     partial.failures = failures
     return partial
-
-
-class Window:
-    """Runs elements under budgets: each is a call of its own, submitted when it has a place in all."""
-
-    def __init__(
-        self, budgets: list[Concurrency], function: Any, names: tuple[str, ...], shared: Any
-    ) -> None:
-        self._budgets = budgets
-        self._function = function
-        self._names = names
-        self._shared = shared
-        self._event = threading.Event()
-
-    def run(self, columns: list[Any], is_cancelled: Any) -> Iterator[tuple[int, list[Any]]]:
-        """Yield results as they come, each with its index."""
-        rows = list(zip(*columns))
-        # One queue for each mix of places, so that an element that must wait holds up only its own kind.
-        waiting: dict[Any, deque[int]] = {}
-        for index, row in enumerate(rows):
-            values = {**self._shared, **dict(zip(self._names, row))}
-            places = tuple(budget.place_of(values) for budget in self._budgets)
-            waiting.setdefault(places, deque()).append(index)
-        running: dict[Any, tuple[int, Any]] = {}
-        try:
-            while (waiting or running) and not is_cancelled():
-                self._event.clear()
-                is_held = self._submit(waiting, running, rows)
-                if running:
-                    ready = wait(list(running), num_returns=1, timeout=SLICE_S if is_held else None)[0]
-                    for ref in ready:
-                        index, places = running.pop(ref)
-                        self._give(places)
-                        yield index, [_fetch(ref)]
-                else:
-                    self._event.wait(1.0)  # others have all places; they wake us
-        finally:
-            for ref, (_, places) in running.items():
-                cancel(ref)
-                self._give(places)
-
-    def _submit(self, waiting: dict[Any, deque[int]], running: dict[Any, Any], rows: list[Any]) -> bool:
-        """Submit all that have a place; say whether others hold a place that is waited for."""
-        is_held = False
-        for places in list(waiting):
-            indices = waiting[places]
-            while indices and self._take(places):
-                index = indices.popleft()
-                running[self._function.remote(*rows[index])] = (index, places)
-            if indices:
-                is_held = True
-            else:
-                del waiting[places]
-        return is_held
-
-    def _take(self, places: Any) -> bool:
-        taken: list[tuple[Concurrency, Any]] = []
-        for budget, place in zip(self._budgets, places):
-            if not budget.try_take(place):
-                budget.when_free(self._event.set)
-                for other, held in taken:
-                    other.give(held)
-                return False
-            taken.append((budget, place))
-        return True
-
-    def _give(self, places: Any) -> None:
-        for budget, place in zip(self._budgets, places):
-            budget.give(place)
-
-
-def _fetch(ref: Any) -> Any:
-    try:
-        return get(ref)
-    except Exception as error:
-        return _Failed(error)
 
 
 def least_successes(n_elements: int, min_successes: int | None, ratio: float | None) -> int:

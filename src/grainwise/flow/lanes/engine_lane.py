@@ -15,14 +15,14 @@ from typing import Any
 from ...api.map import map as map_items
 from ...api.tasks import remote
 from ...api.values import cancel, get, wait
+from ..mapping.elements import ElementsRun
 from .attempt import attempt_of, feasible_cpus, run_function, surroundings
-from .elements import ElementsRun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...objects.ref import ObjectRef
-    from .jobs import Job
-    from .scheduler import Scheduler
+    from ..running.jobs import Job
+    from ..running.scheduler import Scheduler
 
     Ended = tuple[Job, Any, BaseException | None]
 
@@ -168,7 +168,7 @@ class _Watched:
         job = self._job
         if job.key is None or job.options.cache is None or not job.options.cache.serialize:
             return self._attempt()
-        from .caching import cache_store
+        from ..kept.store import cache_store
 
         store = cache_store()
         with store.one_at_a_time(job.key, is_wanted=True):

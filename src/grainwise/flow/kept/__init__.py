@@ -1,0 +1,1 @@
+"""Results of tasks on disk, and what they are found by."""

@@ -1,0 +1,1 @@
+"""Maps: elements, their budgets, launch plans as their targets."""
