@@ -22,13 +22,13 @@ ROWS = [
     ["engine", "cluster"],
     ["api"],
     ["flow"],
-    ["adapters", "ui", "demo", "doctor", "cli", "__main__"],
+    ["adapters", "ui", "demo", "doctor", "commands", "cli", "__main__"],
     ["util"],  # Ray's: its pool is an adapter's executor with another interface
     ["as_ray"],
 ]
 SIDEWAYS = {
     ("config", "errors"), ("exceptions", "errors"), ("cli", "adapters"), ("cli", "ui"), ("cli", "demo"),
-    ("cli", "doctor"), ("__main__", "cli"),
+    ("cli", "doctor"), ("cli", "commands"), ("__main__", "cli"),
 }  # fmt: skip
 HEIGHT = {layer: height for height, row in enumerate(ROWS) for layer in row}
 

@@ -1,19 +1,51 @@
 """The `grainwise` command.
 
-The only module that imports click: `import grainwise` never does. Each command imports its own work when it
-runs.
+With `commands`, the only module that imports click: `import grainwise` never does. Each command imports its
+own work when it runs.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
 from grainwise.demo.show import STORIES
 
 
-@click.group()
+class Commands(click.Group):
+    """Commands of which some are modules of their own, imported when they are called."""
+
+    ELSEWHERE = {
+        "cache": "See and forget results of tasks that are kept.",
+        "map": "Map a Python function over the lines or rows of a file.",
+        "run": "Run a workflow, task or map of a file.",
+        "runs": "See and forget what runs did.",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all."""
+        return sorted([*super().list_commands(ctx), *self.ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, None if there is none of this name."""
+        if cmd_name not in self.ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(import_module(f"grainwise.commands.{cmd_name}"), cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing them."""
+        rows = []
+        for name in self.list_commands(ctx):
+            own = super().get_command(ctx, name)
+            rows.append((name, self.ELSEWHERE[name] if own is None else own.get_short_help_str(80)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=Commands)
 @click.version_option(package_name="grainwise", prog_name="grainwise", message="%(prog)s %(version)s")
 def main() -> None:
     """Run naive parallel Python as if an expert had tuned it."""

@@ -21,6 +21,7 @@ def session() -> Iterator[None]:
 def own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("GRAINWISE_FLOW_CACHE", str(tmp_path / "flow-cache"))
     monkeypatch.setenv("GRAINWISE_FLOW_BACKOFF_S", "0")
+    monkeypatch.setenv("GRAINWISE_RUN_DIR", str(tmp_path / "run-record"))
     yield
     flow.cache_store().close()
 

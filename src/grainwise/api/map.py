@@ -46,14 +46,29 @@ class MapResults(Typed["R_co"]):
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._generator = plan.results()
+        self._generator: Any = plan.results()
 
     def __iter__(self) -> Iterator[R_co]:
-        return self._generator
+        results: Iterator[R_co] = self._generator
+        return results
 
     def __next__(self) -> R_co:
         result: R_co = next(self._generator)
         return result
+
+    def arrivals(self) -> Iterator[tuple[int, list[R_co]]]:
+        """Yield results in the place of this iterator's: as they come, in ranges.
+
+        For who keeps account of what is done: one that is slow holds up no other, and a range costs no more
+        than a single result would.
+
+        Returns:
+            Pairs: the index of the first item of a range, and the results of it and those that follow it.
+        """
+        self._generator.close()
+        self._generator = self._plan.arrivals()
+        arrivals: Iterator[tuple[int, list[R_co]]] = self._generator
+        return arrivals
 
     def __length_hint__(self) -> int:
         total = self._plan.total

@@ -144,6 +144,32 @@ class Plan:
         finally:
             self.close()
 
+    def arrivals(self) -> Generator[tuple[int, list[Any]], None, None]:
+        """Yield results as they come, in ranges: the number of the first, and the results."""
+        if self._run is None:  # inside a task
+            for index, value in enumerate(self._by_refs()):
+                yield index, [value]
+            return
+        self._is_ordered = False
+        self._begin(is_async=False)
+        try:
+            while True:
+                chunk = self._next_chunk(None)
+                if chunk is None:
+                    break
+                first, values, is_plain = chunk
+                if not is_plain:
+                    opened = self._failed, Packed
+                    values = [
+                        self._open(value, index) if value.__class__ in opened else value
+                        for index, value in enumerate(values, first)
+                    ]
+                self.num_taken += len(values)
+                yield first, values
+            self._end(is_complete=True)
+        finally:
+            self.close()
+
     async def results_async(self) -> AsyncIterator[Any]:
         """Yield the results; a thread waits for them."""
         import asyncio

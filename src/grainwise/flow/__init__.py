@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from .kept.store import cache_store as cache_store
     from .mapping.budget import Concurrency as Concurrency
     from .mapping.elements import ElementFailure as ElementFailure
+    from .record.reading import RecordError as RecordError
+    from .record.reading import RunInfo as RunInfo
+    from .record.reading import list_runs as list_runs
+    from .resume import resume as resume
     from .running.failure import FlyteError as FlyteError
     from .running.mode import inline as inline
     from .running.recorder import Recorder as Recorder
@@ -96,6 +100,8 @@ _NAMES = {
     "graph.promise": ["PathError", "Promise", "VoidPromise"],
     "hosts.cached": ["actor_cache"],
     "hosts.failures": ["HostError"],
+    "record.reading": ["RecordError", "RunInfo", "list_runs"],
+    "resume": ["resume"],
     "mapping.budget": ["Concurrency"],
     "kept.store": ["CacheStore", "LocalTaskCache", "cache_store"],
     "mapping.elements": ["ElementFailure"],

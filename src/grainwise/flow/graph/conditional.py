@@ -39,6 +39,8 @@ class CaseBlock:
 class Branch:
     """What the node of a conditional calls: the first case whose condition holds."""
 
+    kind = "conditional"
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.cases: list[CaseBlock] = []

@@ -104,6 +104,23 @@ class CacheStore:
         sql = "SELECT task, count(*) FROM results GROUP BY task ORDER BY task"
         return dict(self._do(lambda c: c.execute(sql).fetchall(), []))
 
+    def summary(self) -> list[tuple[str, int, int, float, float]]:
+        """Return of each task: name, number and bytes of its results, when the first and last came."""
+        sql = (
+            "SELECT task, count(*), sum(length(value)), min(made_s), max(made_s) FROM results GROUP BY task "
+            "ORDER BY task"
+        )
+        rows: list[tuple[str, int, int, float, float]] = self._do(lambda c: c.execute(sql).fetchall(), [])
+        return rows
+
+    def entries(self, task: str, limit: int) -> list[tuple[bytes, int, float]]:
+        """Return the latest results of a task: key, bytes, and when it came."""
+        sql = "SELECT key, length(value), made_s FROM results WHERE task = ? ORDER BY made_s DESC LIMIT ?"
+        rows: list[tuple[bytes, int, float]] = self._do(
+            lambda c: c.execute(sql, (task, limit)).fetchall(), []
+        )
+        return rows
+
     def clear(self, task: str | None = None) -> int:
         """Forget all results, or those of one task; return how many there were."""
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from ..running.scheduler import Scheduler
 
 CHUNK = 4096
-"""Results that are looked at, and told, together."""
+"""Results of an inline map that are looked at, and told, together."""
+CHUNK_S = 0.02
+"""The same: what takes longer is told earlier."""
 
 
 class ElementFailure:
@@ -140,6 +142,7 @@ class ElementsRun:
         self._telling = scheduler.telling if scheduler is not None else None
         self._run_id = scheduler.run_id if scheduler is not None else ""
         self._refresh = bool(scheduler is not None and scheduler.options.overwrite_cache)
+        self._resumption = getattr(scheduler, "resumption", None)
         shared = scheduler.budget if scheduler is not None else None
         self._budgets = self._find_budgets(self._map.concurrency, shared)
         self._is_cancelled = False
@@ -192,7 +195,7 @@ class ElementsRun:
         """
         n_elements = self._length()
         results: list[Any] = [None] * n_elements
-        todo = self._take_cached(results)
+        todo = self._take_cached(results, self._take_resumed(results))
         for attempt in itertools.count(1):
             failed = self._round(todo, results, attempt)
             retried = [index for index in failed if is_retriable(failed[index])]
@@ -256,11 +259,20 @@ class ElementsRun:
 
     # -- cache -----------------------------------------------------------------------------------------
 
-    def _take_cached(self, results: list[Any]) -> Sequence[int]:
+    def _take_resumed(self, results: list[Any]) -> Sequence[int]:
+        """Put results of an earlier driver of the run in their places; return the indices of the others."""
+        if self._resumption is None:
+            return range(len(results))
+        done = self._resumption.elements(self._path, self._values)
+        for index, value in done.items():
+            results[index] = value
+        return [index for index in range(len(results)) if index not in done] if done else range(len(results))
+
+    def _take_cached(self, results: list[Any], todo: Sequence[int]) -> Sequence[int]:
         """Put results that are kept in their places; return the indices of the others."""
         self._keys: list[bytes] = []
         if self._options.cache is None:
-            return range(len(results))
+            return todo
         from ..kept.keys import result_key
         from ..kept.store import cache_store
 
@@ -269,14 +281,14 @@ class ElementsRun:
             for items in zip(*self._columns)
         ]
         if self._refresh:
-            return range(len(results))
-        found = cache_store().get_many(self._keys)
-        cached = [index for index, key in enumerate(self._keys) if key in found]
+            return todo
+        found = cache_store().get_many([self._keys[index] for index in todo])
+        cached = [index for index in todo if self._keys[index] in found]
         for index in cached:
             results[index] = found[self._keys[index]]
         if cached:
-            self._tell(0, [], {}, cached)
-        return [index for index, key in enumerate(self._keys) if key not in found]
+            self._tell(cached, [results[index] for index in cached], {}, 1, is_cached=True)
+        return [index for index in todo if self._keys[index] not in found]
 
     def _keep(self, indices: Sequence[int], values: Sequence[Any]) -> None:
         if self._keys:
@@ -285,9 +297,13 @@ class ElementsRun:
             pairs = [(self._keys[index], value) for index, value in zip(indices, values)]
             cache_store().put_many(pairs, self._task.name)
 
-    def _tell(self, first: int, results: Any, failures: dict[int, Any], cached: Sequence[int] = ()) -> None:
+    def _tell(
+        self, indices: Sequence[int], results: Any, failures: dict[int, Any], attempt: int, *,
+        is_cached: bool = False,
+    ) -> None:  # fmt: skip
         if self._telling:
-            self._telling.tell("elements_ended", self._run_id, self._path, first, results, failures, cached)
+            facts = indices, results, failures, is_cached, attempt
+            self._telling.tell("elements_ended", self._run_id, self._path, *facts)
 
     # -- a round ---------------------------------------------------------------------------------------
 
@@ -300,12 +316,11 @@ class ElementsRun:
         allowed = self._allowed(len(results)) - len(self._failures)
         is_whole = isinstance(todo, range)
         columns = self._columns if is_whole else [[column[i] for i in todo] for column in self._columns]
-        values = self._run_round(columns)
+        # All up to `reached` have ended: too many failures there end it, so that the same ones do each time.
+        arrived: dict[int, int] = {}
+        reached = 0
         try:
-            for start in itertools.count(0, CHUNK):
-                chunk = list(itertools.islice(values, CHUNK))
-                if not chunk:
-                    break
+            for start, chunk in self._run_round(columns):
                 indices = todo[start : start + len(chunk)]
                 errors = _errors_in(chunk)
                 if is_whole and not errors:
@@ -313,8 +328,11 @@ class ElementsRun:
                     self._keep(indices, chunk)
                 else:
                     self._sort(indices, chunk, errors, results, failed)
-                self._tell(indices[0], chunk, {indices[i]: e for i, e in errors.items()})
-                if may_stop and len(failed) > allowed:
+                self._tell(indices, chunk, {indices[i]: e for i, e in errors.items()}, attempt)
+                arrived[start] = len(chunk)
+                while reached in arrived:
+                    reached += arrived.pop(reached)
+                if may_stop and len(failed) > allowed and _n_below(todo, reached, failed) > allowed:
                     break
         finally:
             self._close()
@@ -331,8 +349,8 @@ class ElementsRun:
         for position, error in errors.items():
             failed[indices[position]] = error
 
-    def _run_round(self, columns: list[Any]) -> Iterator[Any]:
-        """Return the results of a round in order, errors as `Failed`."""
+    def _run_round(self, columns: list[Any]) -> Iterator[tuple[int, list[Any]]]:
+        """Return the results of a round as they come: the place of the first, and those that follow it."""
         if self._is_inline or self._task.stand_in is not None:
             return self._here(columns)
         if self._place is not None and not self._budgets:
@@ -346,20 +364,28 @@ class ElementsRun:
         )  # fmt: skip
         if self._is_cancelled:
             self._close()
-        return iter(self._results)
+        arrivals: Iterator[tuple[int, list[Any]]] = self._results.arrivals()
+        return arrivals
 
     def _remote(self) -> Any:
         return remote(**remote_options(self._task, self._options))(self._element)
 
-    def _here(self, columns: list[Any]) -> Iterator[Any]:
+    def _here(self, columns: list[Any]) -> Iterator[tuple[int, list[Any]]]:
+        chunk: list[Any] = []
+        start, due = 0, time.monotonic() + CHUNK_S
         for items in zip(*columns):
             try:
-                yield self._element(*items)
+                chunk.append(self._element(*items))
             except Exception as error:
-                yield Failed(error)
+                chunk.append(Failed(error))
+            if len(chunk) == CHUNK or time.monotonic() > due:
+                yield start, chunk
+                start, chunk, due = start + len(chunk), [], time.monotonic() + CHUNK_S
+        if chunk:
+            yield start, chunk
 
-    def _one_by_one(self, columns: list[Any]) -> Iterator[Any]:
-        """Submit elements as places come free; yield results in order."""
+    def _one_by_one(self, columns: list[Any]) -> Iterator[tuple[int, list[Any]]]:
+        """Submit elements as places come free; yield results as they come."""
         calls: Any
         if self._place is None:
             calls = EngineCalls(self._remote())
@@ -370,14 +396,14 @@ class ElementsRun:
         window = Window(self._budgets, calls, self._names, self._shared)
         return window.run(columns, lambda: self._is_cancelled)
 
-    def _in_environment(self, place: ActorEnvironment, columns: list[Any]) -> Iterator[Any]:
+    def _in_environment(self, place: ActorEnvironment, columns: list[Any]) -> Iterator[tuple[int, list[Any]]]:
         from ..replicas.calls import Round
 
         limit = self._map.concurrency or None
-        self._results = Round(place, self._element, self._options.timeout_s, limit)
+        self._results = results = Round(place, self._element, self._options.timeout_s, limit)
         if self._is_cancelled:
             self._close()
-        return itertools.chain.from_iterable(values for _, values in self._results.run(columns))
+        return results.run(columns)
 
     def cancel(self) -> None:
         """Stop: nothing more begins."""
@@ -419,3 +445,11 @@ def least_successes(n_elements: int, min_successes: int | None, ratio: float | N
         return min(n_elements, min_successes)
     share = 1.0 if ratio is None else min(1.0, ratio)
     return math.ceil(n_elements * share - 1e-9)  # 0.7 * 10 is a little more than 7
+
+
+def _n_below(todo: Sequence[int], reached: int, failed: dict[int, BaseException]) -> int:
+    """Return how many of the failed elements are among the first of a round."""
+    if reached >= len(todo):
+        return len(failed)
+    bound = todo[reached]
+    return sum(index < bound for index in failed)

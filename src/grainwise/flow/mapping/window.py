@@ -73,8 +73,8 @@ class Window:
         self._shared = shared
         self._event = threading.Event()
 
-    def run(self, columns: list[Any], is_cancelled: Any) -> Iterator[Any]:
-        """Yield the results in order."""
+    def run(self, columns: list[Any], is_cancelled: Any) -> Iterator[tuple[int, list[Any]]]:
+        """Yield results as they come, each with its index."""
         rows = list(zip(*columns))
         # One queue for each mix of places, so that an element that must wait holds up only its own kind.
         waiting: dict[Any, deque[int]] = {}
@@ -83,22 +83,17 @@ class Window:
             places = tuple(budget.place_of(values) for budget in self._budgets)
             waiting.setdefault(places, deque()).append(index)
         running: dict[Any, tuple[int, Any]] = {}
-        ended: dict[int, Any] = {}
-        next_index = 0
         try:
-            while next_index < len(rows) and not is_cancelled():
+            while (waiting or running) and not is_cancelled():
                 self._event.clear()
                 is_held = self._submit(waiting, running, rows)
                 if running:
                     for call in self._calls.wait(list(running), SLICE_S if is_held else None):
                         index, places = running.pop(call)
                         self._give(places)
-                        ended[index] = self._calls.result(call)
+                        yield index, [self._calls.result(call)]
                 else:
                     self._event.wait(1.0)  # others have all places; they wake us
-                while next_index in ended:
-                    yield ended.pop(next_index)
-                    next_index += 1
         finally:
             for call, (_, places) in running.items():
                 self._calls.cancel(call)

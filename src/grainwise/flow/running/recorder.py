@@ -25,8 +25,13 @@ class Recorder:
     def run_ended(self, run_id: str, outputs: Any, error: BaseException | None, time_s: float) -> None:
         """Note that it has ended; `error` is None if it went well."""
 
-    def graph_traced(self, run_id: str, path: str, nodes: Sequence[tuple[str, str, str, list[str]]]) -> None:
-        """Note the nodes of a graph at `path` (empty: the run's own): id, name, kind, ids of those before."""
+    def graph_traced(
+        self, run_id: str, path: str, nodes: Sequence[tuple[str, str, str, list[str], str]]
+    ) -> None:
+        """Note the nodes of a graph at `path` (empty: the run's own).
+
+        Of each: id, name, kind, ids of those before it, and the name of its environment, "" if it has none.
+        """
 
     def node_started(self, run_id: str, path: str, name: str, kind: str, inputs: Any, time_s: float) -> None:
         """Note that a node has all its inputs."""
@@ -52,10 +57,14 @@ class Recorder:
         """Note how a run of a task ended. `facts`: `pid`, `started_s`, `run_s` where they are known."""
 
     def elements_ended(
-        self, run_id: str, path: str, first: int, results: Sequence[Any], failures: dict[int, Any],
-        cached: Sequence[int], time_s: float,
+        self, run_id: str, path: str, indices: Sequence[int], results: Sequence[Any],
+        failures: dict[int, Any], is_cached: bool, attempt: int, time_s: float,
     ) -> None:  # fmt: skip
-        """Note a chunk of a map's elements, from index `first` on: results, and failures by index."""
+        """Note elements of a map that have ended.
+
+        `results` are those of `indices`; in the place of one that failed stands something else, and its error
+        is in `failures`, by index. `attempt` counts the rounds of the map from 1.
+        """
 
 
 _recorders: list[Any] = []
@@ -76,7 +85,9 @@ class Telling:
     """Tells the recorders of one run; false if there are none, so that nobody prepares what nobody reads."""
 
     def __init__(self) -> None:
-        self._recorders = list(_recorders)
+        from ..record.attached import attached_recorders
+
+        self._recorders = [*_recorders, *attached_recorders()]
 
     def __bool__(self) -> bool:
         return bool(self._recorders)
@@ -89,7 +100,13 @@ class Telling:
         """Tell the nodes of a graph."""
         if self._recorders:
             described = [
-                (node.id, node.name, node.entity.kind, [other.id for other in node.upstream_nodes])
+                (
+                    node.id,
+                    node.name,
+                    node.entity.kind,
+                    [other.id for other in node.upstream_nodes],
+                    _environment_of(node.entity),
+                )
                 for node in nodes
             ]
             self._tell("graph_traced", (run_id, path, described))
@@ -109,3 +126,9 @@ class Telling:
                     RuntimeWarning,
                     stacklevel=2,
                 )
+
+
+def _environment_of(entity: Any) -> str:
+    """Return the name of the environment that a task, or that of a map, runs in; "" for the workers."""
+    task = getattr(entity, "target", entity)
+    return str(getattr(getattr(task, "place", None), "name", ""))

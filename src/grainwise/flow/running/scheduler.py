@@ -25,6 +25,7 @@ from ..kept.keys import own_hash, result_key
 from .failure import FlyteError
 from .frames import Frame
 from .jobs import Job, pause_s
+from .resumption import take_resumption
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class Scheduler:
     """
 
     def __init__(self, lane: Any, telling: Telling, options: Options, budget: Concurrency | None) -> None:
-        self.run_id = os.urandom(8).hex()
+        self.resumption = take_resumption()
+        """What the run goes on from, None if it begins anew."""
+        self.run_id = self.resumption.run_id if self.resumption else os.urandom(8).hex()
         self.options = options
         self.budget = budget
         self.telling = telling
@@ -131,12 +134,24 @@ class Scheduler:
             if self.telling:
                 path = f"{frame.path}/{node.id}" if frame.path else node.id
                 self.telling.tell("node_started", self.run_id, path, node.name, entity.kind, values)
+                if self.resumption is not None and self._resume(frame, node, path, values):
+                    return
             if entity.kind in ("workflow", "dynamic"):
                 self._enter(entity, values, frame, node)
             else:
                 self._begin_job(frame, node, entity, values, bound)
         except Exception as error:
             self._node_failed(frame, node, error)
+
+    def _resume(self, frame: Frame, node: Node, path: str, values: dict[str, Any]) -> bool:
+        """Take the outputs of a node that the run had finished before; say whether there are any."""
+        if frame.is_handler or not self.resumption.holds(path, node.name, node.entity.kind, values):
+            return False
+        outputs = self.resumption.outputs(path)
+        if outputs is None or outputs.keys() != node.entity.interface.outputs.keys():
+            return False
+        self._node_done(frame, node, outputs, is_told=False)
+        return True
 
     def _begin_job(
         self, frame: Frame, node: Node, entity: Any, values: dict[str, Any], bound: dict[str, Any]
@@ -195,9 +210,10 @@ class Scheduler:
         return dict(zip(entity.interface.outputs, entity.interface.split(value)))
 
     def _node_done(
-        self, frame: Frame, node: Node, outputs: dict[str, Any], *, is_cached: bool = False
-    ) -> None:
-        if self.telling:
+        self, frame: Frame, node: Node, outputs: dict[str, Any], *, is_cached: bool = False,
+        is_told: bool = True,
+    ) -> None:  # fmt: skip
+        if self.telling and is_told:
             path = f"{frame.path}/{node.id}" if frame.path else node.id
             self.telling.tell("node_ended", self.run_id, path, outputs, None, is_cached)
         for name, annotation in node.entity.interface.outputs.items():
