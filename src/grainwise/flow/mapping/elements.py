@@ -123,9 +123,10 @@ class Element:
 class RowElement(Element):
     """The same with the items of an element in one tuple."""
 
-    def __call__(self, row: tuple[Any, ...]) -> Any:
-        """Run the function on an element; return its result, checked."""
-        return super().__call__(*row)
+    def __call__(self, *row: Any) -> Any:
+        """Run the function on an element, a tuple of its items; return its result, checked."""
+        (items,) = row
+        return super().__call__(*items)
 
 
 class ElementsRun:
