@@ -106,12 +106,13 @@ def _(bench: Bench) -> Run:
 
 
 def use_own_hosts(bench: Bench) -> None:
-    """Have environments in a folder of the row's own, and end them with it."""
+    """Have environments and the record in folders of the row's own, and end them with it."""
     from grainwise.flow.hosts import list_hosts, stop
 
     folder = bench.scratch / "hosts"
     folder.mkdir(mode=0o700, exist_ok=True)
     os.environ["GRAINWISE_RUNTIME_DIR"] = str(folder)
+    os.environ["GRAINWISE_RUN_DIR"] = str(bench.scratch / "runs")
 
     def end() -> None:
         for status in list_hosts():

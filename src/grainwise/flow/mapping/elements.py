@@ -123,10 +123,10 @@ class Element:
 class RowElement(Element):
     """The same with the items of an element in one tuple."""
 
-    def __call__(self, *row: Any) -> Any:
-        """Run the function on an element, a tuple of its items; return its result, checked."""
-        (items,) = row
-        return super().__call__(*items)
+    def __call__(self, *items: Any) -> Any:
+        """Run the function on an element; return its result, checked."""
+        [row] = items
+        return super().__call__(*row)
 
 
 class ElementsRun:
