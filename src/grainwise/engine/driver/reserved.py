@@ -264,7 +264,8 @@ class Reserved:
                 self._claimed_at = 0.0
                 self._empty_workers()
         self.groups.look()
-        for spec in list(self._waiting):
+        looks = list(self._waiting)
+        for spec in looks:
             spec.send_at = NEVER  # each release looks here again
             while self._has_open(spec) and self._send(spec):
                 pass
@@ -272,8 +273,9 @@ class Reserved:
                 self._waiting.pop(spec, None)
                 self.withdraw(spec)
                 spec.send_at = 1
-                if spec.open:  # a submitter was quicker than the line above
-                    active[spec] = None
+                if spec.open:  # a submitter was quicker than the line above; the policy must not see it
+                    self._waiting[spec] = None
+                    looks.append(spec)
 
     def _check_claim(self, waiter: Any) -> None:
         """Drop a claim that nobody will ever redeem."""
