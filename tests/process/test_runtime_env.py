@@ -20,6 +20,7 @@ import pytest
 
 import grainwise as ray
 from grainwise.engine import current
+from grainwise.engine.driver import environments
 from grainwise.engine.environments import running, virtual
 from grainwise.engine.environments.cache import Cache
 from grainwise.errors import RuntimeEnvSetupError
@@ -693,6 +694,21 @@ def test_an_environment_in_which_python_does_not_start_is_told(session: None) ->
     actor = ray.remote(Counter).options(runtime_env=env).remote()
     with pytest.raises(RuntimeEnvSetupError, match="fail to start"):
         get(actor.ask.remote("A"))
+
+
+def test_each_further_try_leaves_nothing_open(session: None, tmp_path: Path) -> None:
+    engine: Any = current.current()
+    env = {"env_vars": {"PYTHONHOME": "/no/such/folder"}, "working_dir": str(tmp_path)}
+    numbers = set()
+    for _ in range(3):
+        with pytest.raises(RuntimeEnvSetupError, match="fail to start"):
+            get(variable.options(runtime_env=env).remote("A"))
+        links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        numbers.add(sum(link.endswith(".lock") for link in links))
+        (made,) = engine.environments.all()
+        assert [entry.num_users for entry in made.prepared.entries] == [1]
+        made.failed_at -= 2 * environments.KEEP_ERROR_S
+    assert numbers == {1}
 
 
 def parent_of(pid: int) -> int:
