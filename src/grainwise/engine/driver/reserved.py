@@ -207,6 +207,10 @@ class Reserved:
         policy.hold_back(False)
         return lease
 
+    def is_next(self, waiter: Any) -> bool:
+        """Say whether a waiter has put in the claim."""
+        return self._claim is not None and self._claim[0] is waiter
+
     def withdraw(self, waiter: Any) -> None:
         """Drop the claim of a waiter that wants nothing any more."""
         if self._claim is not None and self._claim[0] is waiter:
