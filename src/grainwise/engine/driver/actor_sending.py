@@ -41,7 +41,7 @@ class ActorSending(ActorEnds):
     """The part of `Actors` that sends.
 
     Attributes:
-        refused: CPUs and needs that the last look found no room for: hundreds of actors may wait for the same.
+        refused: CPUs and needs that the last look had no room for: hundreds of actors may wait for the same.
     """
 
     missed: deque[Actor]
