@@ -347,8 +347,9 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
         ValueError: an option is out of range.
     """
     if len(args) == 1 and callable(args[0]) and not options:
-        bare: Callable[[F], F] = args[0]
-        return bare  # @method, without options
+        bare: Any = args[0]
+        undecorated: Callable[[F], F] = bare
+        return undecorated  # @method, without options
     if args:
         raise ArgumentError("method() expected keyword options, as in @method(num_returns=2)")
     checked = check_method_options(options)

@@ -12,7 +12,6 @@ from ray._common.test_utils import (
     wait_for_condition,
 )
 from ray._private.test_utils import (
-    kill_actor_and_wait_for_failure,
     run_string_as_driver_nonblocking,
     same_elements,
     wait_for_pid_to_exit,
@@ -72,7 +71,7 @@ class Process:
 
 process = Process.remote()
 pid = ray.get(process.pid.remote())
-kill_actor_and_wait_for_failure(process)
+ray.kill(process)
 wait_for_pid_to_exit(pid)
 
 assert run_string_as_driver("import ray\nprint('ray', bool(ray.get))") == "ray True\n"
