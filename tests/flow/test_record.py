@@ -75,6 +75,18 @@ def test_a_run_is_in_the_record_when_its_call_returns(mode: str, folder: Path) -
     assert sorted(times) == list(times)
 
 
+def test_where_and_when_tasks_ran(folder: Path) -> None:
+    chain(x=1)
+    for pid, queued_s, started_s, run_s, ended_s in rows(
+        folder,
+        "SELECT pid, attempts.queued_s, attempts.started_s, run_s, attempts.ended_s FROM attempts "
+        "JOIN nodes USING (run_id, path) WHERE kind = 'task'",
+    ):
+        assert pid != os.getpid()
+        assert queued_s <= started_s <= ended_s
+        assert run_s >= 0
+
+
 def test_failures_and_retries_of_elements_are_kept(mode: str, folder: Path) -> None:
     with pytest.raises(ValueError, match="odd: 1"):
         map_task(odd_fails, run_all_sub_nodes=True)(x=[0, 1, 2, 3])
