@@ -1,7 +1,6 @@
 """The rows: one module each, found by id.
 
-A new row is a module with a `ROW` and one line here. F17-F19 (flow) have their places in this order when the
-parts they measure exist; F12 is the simulator's (`tests/policy`).
+A new row is a module with a `ROW` and one line here. F12 is the simulator's (`tests/policy`).
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ ROWS = {
     "F14": "f14_actor_calls",
     "F15": "f15_actor_start",
     "F16": "f16_prefix_counts",
+    "F17": "f17_warm_environment",
+    "F18": "f18_typed_map",
+    "F19": "f19_second_run",
     "SK1": "sk1_grid_search",
 }
 

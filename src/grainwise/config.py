@@ -160,7 +160,7 @@ def resolve(
     oom_retries = _number("task_oom_retries", None, "GRAINWISE_TASK_OOM_RETRIES")
     return Settings(
         batching=size,
-        cache_directory=_cache_directory(),
+        cache_directory=find_cache_directory(),
         environment_ttl_s=_ttl_s(),
         gpu_ids=find_gpus(num_gpus),
         memory_bytes=int(memory if memory is not None else max(0, all_memory - store)),
@@ -344,7 +344,7 @@ def _spill_directory(argument: str | None) -> str | None:
     return path
 
 
-def _cache_directory() -> str:
+def find_cache_directory() -> str:
     """Return the user's cache folder for us; it need not exist."""
     chosen = os.environ.get("GRAINWISE_CACHE_DIR")
     if chosen:

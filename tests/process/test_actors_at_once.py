@@ -48,6 +48,17 @@ class Signal:
         return self.num_waiting
 
 
+class PlainCaller:
+    def call(self) -> int:
+        return ray.get(ray.remote(abs).remote(-1))  # type: ignore[no-any-return]
+
+
+def test_a_call_on_a_thread_that_waits_lends_the_actors_cpus() -> None:
+    caller: Any = ray.remote(PlainCaller).options(num_cpus=2, max_concurrency=2).remote()
+    assert get([caller.call.remote() for _ in range(4)]) == [1, 1, 1, 1]
+    assert "CPU" not in ray.available_resources()
+
+
 # --- on an event loop ---------------------------------------------------------------------------------------
 
 
@@ -297,6 +308,13 @@ class PlainNode:
     def ask_to_ask(self) -> int:
         return ray.get(self.other.ask.remote())  # type: ignore[no-any-return]
 
+    def ask_behind(self, relay: Any) -> int:
+        relay.give.remote(self.other.leaf.remote())
+        return ray.get(relay.give.remote(1))  # type: ignore[no-any-return]
+
+    def give(self, value: int) -> int:
+        return value
+
     def by_task(self) -> int:
         other = self.other
 
@@ -317,6 +335,16 @@ def test_an_actor_that_waits_for_itself_is_told() -> None:
         with pytest.raises(ActorDeadlockError, match=r"PlainNode\.leaf"):
             get(call.remote())
     assert get(node.leaf.remote()) == 1
+
+
+def test_a_wait_behind_a_call_that_waits_for_the_waiting_one_is_told() -> None:
+    node, relay = Node.remote(), Node.remote()
+    get(node.join.remote(node))
+    assert get(relay.give.remote(0)) == 0
+    for each in (relay, Node.remote()):  # the other one has hardly begun to live
+        with pytest.raises(ActorDeadlockError, match=r"PlainNode\.leaf"):
+            get(node.ask_behind.remote(each))
+    assert get([node.leaf.remote(), relay.give.remote(2)]) == [1, 2]
 
 
 def test_two_actors_that_wait_for_each_other_are_told() -> None:

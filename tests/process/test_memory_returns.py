@@ -154,12 +154,14 @@ def test_the_parts_of_a_result_or_call_that_failed_to_pickle_are_let_go() -> Non
     def fail() -> Any:
         return bytes(20 * MB), threading.Lock()
 
+    count_all = ray.remote(lambda *values: len(values))
+
     @ray.remote
     def parent() -> int:
         count = 0
         for _ in range(3):
             try:
-                _length.remote(bytes(20 * MB), threading.Lock())
+                count_all.remote(bytes(20 * MB), threading.Lock())
             except SerializationError:
                 count += 1
         return count

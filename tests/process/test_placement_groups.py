@@ -14,7 +14,7 @@ import pytest
 
 import grainwise as ray
 from grainwise import exceptions, util
-from grainwise.errors import InfeasibleTaskError
+from grainwise.errors import EngineClosedError, InfeasibleTaskError
 from grainwise.util.placement_group import (
     PlacementGroup,
     get_current_placement_group,
@@ -390,6 +390,15 @@ def test_a_group_of_an_ended_session_is_removed() -> None:
     ray.init(num_cpus=2)
     with pytest.raises(exceptions.TaskPlacementGroupRemoved):
         get(remote(abs).options(**within(group)).remote(-1))
+
+
+def test_who_waits_for_a_group_hears_of_the_end_of_the_session() -> None:
+    placement_group([{"CPU": 2}])
+    ready = placement_group([{"CPU": 2}]).ready()
+    ray.shutdown()
+    ray.init(num_cpus=1)
+    with pytest.raises(EngineClosedError):
+        get(ready)
 
 
 def test_what_a_removed_group_had_goes_to_those_who_wait(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def _session() -> Iterator[None]:
 
 
 PLACES = {
-    "taking tasks from their queue": "dispatcher._pop",
+    "taking tasks from their queue": "dispatcher.pop",
     "sending a batch": "dispatcher.send_batch",
     "writing to a worker": "dispatcher.post",
     "asking the policy": "dispatcher.policy.dispatch",

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .declared.options import WorkflowFailurePolicy as WorkflowFailurePolicy
     from .declared.resources import Resources as Resources
     from .environment import ActorEnvironment as ActorEnvironment
-    from .environment import actor_cache as actor_cache
     from .errors import BranchError as BranchError
     from .errors import CallError as CallError
     from .errors import DefinitionError as DefinitionError
@@ -47,6 +46,8 @@ if TYPE_CHECKING:
     from .graph.promise import PathError as PathError
     from .graph.promise import Promise as Promise
     from .graph.promise import VoidPromise as VoidPromise
+    from .hosts.cached import actor_cache as actor_cache
+    from .hosts.failures import HostError as HostError
     from .kept.store import CacheStore as CacheStore
     from .kept.store import LocalTaskCache as LocalTaskCache
     from .kept.store import cache_store as cache_store
@@ -88,7 +89,7 @@ _NAMES = {
     "declared.image": ["ImageSpec"],
     "declared.options": ["Cache", "Options", "TaskMetadata", "VersionParameters", "WorkflowFailurePolicy"],
     "declared.resources": ["Resources"],
-    "environment": ["ActorEnvironment", "actor_cache"],
+    "environment": ["ActorEnvironment"],
     "errors": [
         "BranchError", "CallError", "DefinitionError", "FailureNodeError", "FlowError", "MapError",
         "MissingReturnValueError", "MissingTypeError", "NonRecoverableError", "RecoverableError",
@@ -97,6 +98,8 @@ _NAMES = {
     "graph.conditional": ["conditional"],
     "graph.node": ["Node"],
     "graph.promise": ["PathError", "Promise", "VoidPromise"],
+    "hosts.cached": ["actor_cache"],
+    "hosts.failures": ["HostError"],
     "record.reading": ["RecordError", "RunInfo", "list_runs"],
     "resume": ["resume"],
     "mapping.budget": ["Concurrency"],

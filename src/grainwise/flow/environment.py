@@ -1,19 +1,19 @@
 """Reusable environments: tasks that run in replicas which keep what they have loaded.
 
-For now tasks of an environment run on the engine's own workers, each of which keeps the state of the process
-between tasks; `place` of a task says which environment it belongs to, and is where replicas attach.
+`place` of a task says which environment it belongs to. The replicas are those of a background host, which
+outlives the program: see `flow.hosts`.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .declared.image import ImageSpec
 from .declared.options import read_options
-from .declared.resources import Resources
+from .declared.resources import Resources, read_bytes, read_cpus
+from .replicas.images import variables_of
 from .tasks.task import Task, task
 
 P = ParamSpec("P")
@@ -30,14 +30,22 @@ class ActorEnvironment:
         @env.task
         def embed(text: str) -> list[float]: ...
 
+    In a workflow or map on the engine its tasks run in its replicas, processes that keep what they have
+    loaded (see `actor_cache`), also from one program to the next: they stay for `ttl_seconds` after their
+    last task. Programs share them if they run in the same folder with the same `sys.path` and the same
+    definition; what is different gets replicas of its own. A direct call of a task, and inline runs, stay in
+    this process.
+
     Args:
         name: of the environment: small letters, digits and dashes, at most 63.
-        container_image: the name of an image or an `ImageSpec`.
-        replica_count: how many replicas there are, or a pair (fewest, most); default 1.
-        ttl_seconds: how long idle replicas stay, in seconds from 0 up; None for as long as the default says.
+        container_image: an `ImageSpec`, whose packages and Python the replicas have: built once, with uv. The
+            name of an image is taken, without effect.
+        replica_count: how many replicas there are, or a pair (fewest, most); default 1. The fewest are
+            started ahead.
+        ttl_seconds: how long idle replicas stay, in seconds from 0 up; None for 90.
         environment: variables that are set in the replicas.
-        requests: what a task asks for, by default.
-        limits: what a task may have at most, by default.
+        requests: of each replica: `cpu` bounds the thread pools of native libraries, one thread by default.
+        limits: of each replica: `mem` is what tasks may allocate beyond what it begins with (Linux).
         accelerator: kept, without effect.
         secret_requests: kept, without effect.
         pod_template: kept, without effect.
@@ -74,6 +82,8 @@ class ActorEnvironment:
         self.min_replicas, self.max_replicas = _read_replicas(replica_count)
         self.ttl_seconds = _read_ttl(ttl_seconds)
         self.environment = dict(environment or {})
+        self.variables = {**variables_of(container_image), **self.environment}
+        """All variables of the replicas, those of the image included."""
         self.requests = requests
         self.limits = limits
         self.accelerator = accelerator
@@ -85,6 +95,31 @@ class ActorEnvironment:
             container_image=container_image, environment=environment, requests=requests, limits=limits,
             resources=None, cache_version="", cache_serialize=False, cache_ignore_input_vars=(), others={},
         )  # fmt: skip
+        wanted, most = (None if each is None else read_cpus(each.cpu) for each in (requests, limits))
+        self.cpus = most if wanted is None else wanted
+        self.memory_bytes = None if limits is None else read_bytes(limits.mem)
+        self.enter_hook: Callable[[], Any] | None = None
+        self.exit_hook: Callable[[], Any] | None = None
+
+    def on_enter(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Have a function called in each replica before its first task: `@env.on_enter`.
+
+        The last one that is given counts. It is part of the definition: another one means other replicas.
+
+        Raises:
+            TypeError: it is no function.
+        """
+        self.enter_hook = _check_hook("on_enter", function)
+        return function
+
+    def on_exit(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Have a function called in each replica before it ends, unless it is killed: `@env.on_exit`.
+
+        Raises:
+            TypeError: it is no function.
+        """
+        self.exit_hook = _check_hook("on_exit", function)
+        return function
 
     @overload
     def task(self, _task_function: Callable[P, R], /) -> Task[P, R]: ...
@@ -109,10 +144,11 @@ class ActorEnvironment:
         return task(_task_function, container_image=self.container_image, _place=self, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ActorEnvironment, (
+        arguments = (
             self.name, self.container_image, self.replica_count, self.ttl_seconds, self.environment,
             self.requests, self.limits, None, None, None, self.interruptible,
         )  # fmt: skip
+        return ActorEnvironment, arguments, {"enter_hook": self.enter_hook, "exit_hook": self.exit_hook}
 
     def __repr__(self) -> str:
         return f"ActorEnvironment(name={self.name!r}, replica_count={self.replica_count!r})"
@@ -140,22 +176,8 @@ def _read_ttl(value: Any) -> int | float | None:
     return value
 
 
-def actor_cache(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function once per replica and arguments, and remember what it returned, such as a model.
-
-        @actor_cache
-        def load(path: str) -> Model: ...
-
-    Arguments must be hashable. The result is kept as long as the replica lives, and is not copied.
-    """
-    import threading
-
-    cached = functools.lru_cache(maxsize=None)(function)
-    lock = threading.RLock()  # functools.lru_cache runs twice what two threads ask for at once
-
-    @functools.wraps(function)
-    def once(*args: P.args, **kwargs: P.kwargs) -> R:
-        with lock:
-            return cached(*args, **kwargs)  # type: ignore[arg-type]
-
-    return once
+def _check_hook(name: str, function: Any) -> Callable[[], Any]:
+    if not callable(function):
+        raise TypeError(f"ActorEnvironment.{name}() expected a function, got {type(function).__name__}")
+    hook: Callable[[], Any] = function
+    return hook

@@ -292,6 +292,7 @@ def fail_everything(engine: Engine, error: BaseException) -> None:
                     engine.results.fail(ref, error)
     engine.actors.fail_all(error)
     engine.memory.fail_all(error)
+    engine.reserved.groups.fail_all(error)
     for spec in {*engine.submissions.specs(), *engine.dispatcher.active}:
         fail_queue(engine, spec, error)
     engine.leadership.wake()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ...objects.ref import ObjectRef
     from ..processes.pool import WorkerHandle
+    from .actor import Actor
     from .engine import Engine
     from .nested import Wait
 
@@ -89,7 +90,20 @@ def _needed(ref: ObjectRef[Any], handle: WorkerHandle | None) -> Iterator[Object
     call = ref._value
     if call.__class__ is Call and call.wants:
         yield from call.dependencies()
+    elif call.__class__ is Call and not call.is_sent and ref._state.actor is not None:
+        yield from _needed_before(ref, call, ref._state.actor)
     if handle is not None:
         for wait in handle.waits.values():
             if wait.needs_all and wait.seq in handle.stack:
                 yield from wait.refs
+
+
+def _needed_before(ref: ObjectRef[Any], call: Call, actor: Actor) -> Iterator[ObjectRef[Any]]:
+    """Yield what an earlier call of the same caller waits for: they keep their order."""
+    for other in (*actor.held.get(call.caller, ()), *actor.open):
+        if other is ref:
+            return
+        earlier = other._value
+        if earlier.__class__ is Call and earlier.caller == call.caller and earlier.wants:
+            yield from earlier.dependencies()
+            return

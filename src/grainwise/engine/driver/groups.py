@@ -210,6 +210,13 @@ class Groups:
         self.free_if_empty(group)
         self._reserved.withdraw(group)
 
+    def fail_all(self, error: BaseException) -> None:
+        """Fail what waits until a group is ready: something is wrong with the engine, or it ends."""
+        for group in list(self._pending):
+            waiting, group.waiting = group.waiting, []
+            for ref, _ in waiting:
+                self._engine.results.fail(ref, error)
+
     def free_if_empty(self, group: Group) -> None:
         """Give back what a removed group held, once nobody is in it."""
         if group.state == REMOVED and not group.num_leases and group.lease is not None:

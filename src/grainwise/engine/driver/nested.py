@@ -319,7 +319,10 @@ def _want(
     engine: Engine, handle: WorkerHandle, token: int, identities: list[int], count: int,
     item: tuple[int, int] | None, is_main: bool, must_wait: bool,
 ) -> None:  # fmt: skip
-    """A thread of a worker waits for refs; `item` is the task it belongs to, if it belongs to one."""
+    """A thread of a worker waits for refs; `item` is the task it belongs to, if it belongs to one.
+
+    With no task, and `is_main`, no thread waits: the main one will resolve a future when it reads the answer.
+    """
     refs = [engine.borders.named(identity) for identity in identities]
     wait = Wait(handle, token, refs, count, item[0] if item and is_main else 0)
     wait.needs_all = must_wait
@@ -341,6 +344,9 @@ def _want(
         if ref._state.__class__ is not int:
             engine.results.watch(ref, resolved)
     if item is None:
+        if handle.actor is not None and handle.actor.is_concurrent and not is_main:
+            wait.is_foreign = True  # one of its calls, and what it waits for may need its CPUs
+            _count_blocked(engine, handle)
         return
     _urge(engine, wait)
     if is_main:

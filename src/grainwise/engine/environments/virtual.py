@@ -6,6 +6,7 @@ installed into it: workers get them on `sys.path`, and programs that tasks start
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 from time import monotonic
@@ -26,6 +27,8 @@ FORMAT = 1
 OWN_PTH = "grainwise_driver.pth"
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 SHOWN_PACKAGES = 4
+_finding = _thread.allocate_lock()
+"""It asks `sysconfig`, whose first caller fills in what a second one would find half empty (3.11)."""
 
 
 class Packages:
@@ -172,7 +175,8 @@ class _Builder:
             seed = ["--seed"] if self._needs_pip else []
             command = [self._uv, "venv", "--quiet", "--allow-existing", *seed]
             command += ["--python", interpreter, self._folder]
-        self._run(command, "no virtual environment can be made")
+        which = f" with Python {self._packages.python}" if self._packages.python else ""
+        self._run(command, f"no virtual environment can be made{which}")
 
     def _install(self, what: list[str], options: list[str]) -> None:
         quiet = ["--disable-pip-version-check", "--no-input"] if self._needs_pip else []
@@ -206,7 +210,8 @@ def find_uv() -> str | None:
     try:
         import uv  # type: ignore[import-not-found,unused-ignore]
 
-        found: str = uv.find_uv_bin()
+        with _finding:
+            found: str = uv.find_uv_bin()
         return found
     except (ImportError, OSError):
         import shutil

@@ -168,7 +168,7 @@ class Inside(Submitting):
         answer = self._answers[token] = Answer()
         answer.refs, answer.settle = missing, settle
         self.send_open()
-        self.worker.send((WANT, token, list(missing), 1, None, False, False))
+        self.worker.send((WANT, token, list(missing), 1, None, True, False))
 
     def _await(self, missing: dict[int, ObjectRef[Any]], count: int, timeout_s: float | None) -> bool:
         """Tell the driver what is wanted and wait until `count` of it is there; false on a timeout."""

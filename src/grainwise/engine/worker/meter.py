@@ -61,10 +61,15 @@ class Meter:
         self._own_s += run_s
         self._has_news = True
 
-    def take(self, begin_s: float) -> float | Usage:
+    def take(self, begin_s: float, *, is_on_top: bool = False) -> float | Usage:
         """Return what was used since the last call, for a batch that began at `begin_s`; see `Usage`.
 
         For a short batch that is nothing but the time: asking for the processor time is a call of the system.
+        Where tasks have run on top of each other, nobody can say whose processor time it was.
+
+        Args:
+            begin_s: when it began.
+            is_on_top: it has run while a task below it waited.
         """
         now = perf_counter()
         if now - begin_s < SHORT_S and not self._has_news:
@@ -78,8 +83,8 @@ class Meter:
         )  # fmt: skip
         waited_s, cpu_s, pack_s, packed_bytes, num_own, own_s = new
         cpu_s -= old[1]
-        if was_stale:
-            cpu_s = -1.0  # short batches are in it
+        if was_stale or is_on_top or waited_s > old[0] or num_own > old[4]:
+            cpu_s = -1.0  # that of others is in it, or some of its own is in theirs
         elif window_s > LONG_S and cpu_s < 0.5 * window_s:
             cpu_s = min(window_s, self._look_again(cpu_s))
         return (

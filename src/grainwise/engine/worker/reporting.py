@@ -15,7 +15,7 @@ import threading
 from ...objects.codec import ATOMS
 from ..wire import control
 from ..wire.channel import Channel, receive_fds, send_fd
-from ..wire.tasks import FUSED, RESULTS, RETURNED
+from ..wire.tasks import FUSED, IN_PLACE, RESULTS, RETURNED
 from .batch import Batch, Cancelled
 from .meter import Meter
 
@@ -177,7 +177,7 @@ class Reporting:
                     times.append((batch.part, batch.timed, batch.spent_s, batch.worst_s))
                     batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
                 self.inside.ship()
-                usage = self.meter.take(batch.begin_s)
+                usage = self.meter.take(batch.begin_s, is_on_top=bool(batch.flags & IN_PLACE))
                 self.channel.send((RESULTS, batch.seq, start, values, is_plain, times, stopped, usage))
                 kept = batch.kept
                 while kept and kept[0][0] < end:

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from time import perf_counter
 
+from .cancellation import Cancellation
 from .definition import Definition
 from .failures import HostError, HostLostError, RenewedError
 from .outcome import Outcome
@@ -35,13 +36,14 @@ from .wire import (
     START_FORM,
     STOPPED,
     UNKNOWN,
+    Outgoing,
     control_frame,
     values_frame,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 MAX_LOSSES = 3
@@ -125,10 +127,35 @@ class Host:
             HostError: no host can be started, or somebody stopped it.
             SerializationError: the function can't be pickled.
         """
+        outcomes = self.arrivals(
+            function, items, retries=retries, timeout_s=timeout_s, concurrency=concurrency
+        )
+        return _one_by_one(outcomes)
+
+    def arrivals(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        retries: int = 0,
+        timeout_s: float | None = None,
+        concurrency: int | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Generator[list[Outcome], None, None]:
+        """Do the same as `map`, and yield outcomes in lists: all that have come together.
+
+        Args:
+            function: as for `map`, like all that follow.
+            items: see there.
+            retries: see there.
+            timeout_s: see there.
+            concurrency: see there.
+            cancellation: ends the map when it is set; then what has not come back does not come.
+        """
         start = _Start(function, retries, timeout_s, concurrency, is_starred=False)
         if self._is_inside:
             return _map_inside(start, function, items)
-        return self._run(start, iter(items))
+        return self._run(start, iter(items), cancellation or Cancellation())
 
     def call(
         self, function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -142,9 +169,9 @@ class Host:
         start = _Start(function, 0, None, None, is_starred=True)
         item = (tuple(args), dict(kwargs or {}))
         if self._is_inside:
-            [outcome] = _map_inside(start, function, [item])
+            [[outcome]] = _map_inside(start, function, [item])
         else:
-            [outcome] = self._run(start, iter([item]))
+            [[outcome]] = self._run(start, iter([item]), Cancellation())
         return outcome.result()
 
     def close(self) -> None:
@@ -176,17 +203,22 @@ class Host:
 
     # -- a map ---------------------------------------------------------------------------------------------
 
-    def _run(self, start: _Start, items: Iterator[Any]) -> Iterator[Outcome]:
+    def _run(
+        self, start: _Start, items: Iterator[Any], cancellation: Cancellation
+    ) -> Generator[list[Outcome], None, None]:
         sending = _Sending(start, items)
         num_losses = 0
-        while True:
+        while not cancellation.is_set:
             num_before = sending.num_back
             link = self._take_link()
             is_free = False
             try:
+                cancellation.hold(link)
                 yield from sending.run(link)
                 is_free = True
             except HostLostError as lost:
+                if cancellation.is_set:
+                    return
                 num_losses = num_losses + 1 if sending.num_back == num_before else 1
                 if num_losses > (MAX_RENEWALS if isinstance(lost, RenewedError) else MAX_LOSSES):
                     raise HostError(
@@ -196,7 +228,8 @@ class Host:
                 self.close()  # others are of the same host
                 continue
             finally:
-                if is_free:
+                cancellation.hold(None)
+                if is_free and not cancellation.is_set:
                     self._give_link(link)
                 else:
                     link.close()
@@ -265,30 +298,29 @@ class _Sending:
         self._num_first = 0  # results of the first frame in `_out` that have come
         self.num_back = 0
 
-    def run(self, link: Link) -> Iterator[Outcome]:
-        """Send elements to a host and yield their outcomes.
+    def run(self, link: Link) -> Iterator[list[Outcome]]:
+        """Send elements to a host and yield their outcomes, as many at once as have come.
 
         Raises:
             HostLostError: it is gone, or leaves.
         """
         self._is_foreign = link.python != tuple(sys.version_info[:2])
-        self._begin(link)
+        start = self._begin(link)
         credit = FRAMES_AHEAD
-        is_last_sent = self._send_again(link)
+        if self._out or self._is_exhausted:
+            link.send(start)
+            is_last_sent = self._send_again(link)
+        else:
+            is_last_sent = self._send_next(link, start.data)
+            credit -= 1
         while True:
             if credit > 0 and not is_last_sent and not link.is_readable():
-                entries = self._read()
-                is_last_sent = self._is_exhausted
-                self._out.append(entries)
-                link.send(values_frame(ITEMS, entries, LAST if is_last_sent else 0))
+                is_last_sent = self._send_next(link)
                 credit -= 1
                 continue
             frame = link.read()
             if frame.kind == RESULTS:
-                for entry in frame.value():
-                    outcome = outcome_of(entry, self.num_back)
-                    self._count_back()
-                    yield outcome
+                yield self._outcomes(frame.value())
             elif frame.kind == CREDIT:
                 credit += frame.number
             elif frame.kind == DONE:
@@ -305,7 +337,8 @@ class _Sending:
             else:
                 raise HostError(f"the host sent a frame of kind {frame.kind}, which is not expected here")
 
-    def _begin(self, link: Link) -> None:
+    def _begin(self, link: Link) -> Outgoing:
+        """Send the function if the host does not have it; return what begins the map."""
         start = self._start
         if self._is_foreign and _is_by_value(start.entry):
             raise HostError(
@@ -316,7 +349,19 @@ class _Sending:
         if start.digest not in link.known:
             link.send(values_frame(FUNCTION, (start.digest, start.entry)))
             link.known.add(start.digest)
-        link.send(control_frame(START, start.frame()))
+        return control_frame(START, start.frame())
+
+    def _send_next(self, link: Link, before: bytes = b"") -> bool:
+        """Send more elements behind what begins the map, if so; say whether they are the last."""
+        entries = self._read()
+        self._out.append(entries)
+        frame = values_frame(ITEMS, entries, LAST if self._is_exhausted else 0)
+        if frame.fd < 0:
+            frame.data = before + frame.data
+        elif before:
+            link.send(Outgoing(before))
+        link.send(frame)
+        return self._is_exhausted
 
     def _send_again(self, link: Link) -> bool:
         """Send what another host has not given back."""
@@ -328,6 +373,12 @@ class _Sending:
             is_last = self._is_exhausted and number == len(frames)
             link.send(values_frame(ITEMS, entries, LAST if is_last else 0))
         return self._is_exhausted and bool(frames)
+
+    def _outcomes(self, entries: list[Any]) -> list[Outcome]:
+        outcomes = [outcome_of(entry, index) for index, entry in enumerate(entries, self.num_back)]
+        for _ in outcomes:
+            self._count_back()
+        return outcomes
 
     def _count_back(self) -> None:
         self.num_back += 1
@@ -374,7 +425,17 @@ def _is_by_value(entry: Any) -> bool:
     return stream.__class__ is bytes and b"cloudpickle" in stream
 
 
-def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Outcome]:
+def _one_by_one(arrivals: Generator[list[Outcome], None, None]) -> Iterator[Outcome]:
+    try:
+        for outcomes in arrivals:
+            yield from outcomes
+    finally:
+        arrivals.close()
+
+
+def _map_inside(
+    start: _Start, function: Callable[..., Any], items: Iterable[Any]
+) -> Generator[list[Outcome], None, None]:
     """Run a map in the pool that this process is a replica of."""
     from ...api.map import map as engine_map
     from .inside.replica import Inside
@@ -391,6 +452,6 @@ def _map_inside(start: _Start, function: Callable[..., Any], items: Iterable[Any
         for index, entry in enumerate(results):
             if isinstance(entry, BaseException):
                 text, pid = str(getattr(entry, "traceback_text", "")), getattr(entry, "pid", None)
-                yield Outcome(index, None, entry, text, 1 + max(1, start.retries), pid)
+                yield [Outcome(index, None, entry, text, 1 + max(1, start.retries), pid)]
             else:
-                yield outcome_of(entry, index)
+                yield [outcome_of(entry, index)]

@@ -107,7 +107,7 @@ class Definition:
 
 def fingerprint_of(description: dict[str, Any]) -> str:
     """Return the name of the host of a description, and of the packages that are installed now."""
-    stamps = [_stamp(entry) for entry in description["path"]]
+    stamps = [stamp_of(entry) for entry in description["path"]]
     text = json.dumps([description, stamps], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=FINGERPRINT_BYTES).hexdigest()
 
@@ -130,7 +130,7 @@ def _is_installed(entry: str) -> bool:
     return in_root or entry.endswith(".zip")
 
 
-def _stamp(entry: str) -> int:
+def stamp_of(entry: str) -> int:
     """Return when packages were last installed into a folder; 0 if it holds none."""
     if "site-packages" not in entry and "dist-packages" not in entry:
         return 0

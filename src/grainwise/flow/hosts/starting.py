@@ -92,6 +92,13 @@ class Link:
         """Bound each read and write; None for no bound."""
         self._sock.settimeout(timeout_s)
 
+    def hang_up(self) -> None:
+        """End the connection under a thread that reads from it, which then finds the host gone."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended
+
     def close(self) -> None:
         """Close the connection; what is under way is cancelled."""
         self._sock.close()

@@ -78,6 +78,17 @@ def feasible_cpus(num_cpus: float) -> float:
     return num_cpus if most is None else min(num_cpus, most)
 
 
+def remote_options(task: Task[..., Any], options: TaskOptions) -> dict[str, Any]:
+    """Return the options of the remote function that runs a task: CPUs, and the packages of its image."""
+    given = {"num_cpus": feasible_cpus(options.num_cpus), "max_retries": 0, "name": task.name}
+    image = options.container_image
+    if image is not None and not isinstance(image, str):
+        from ..replicas.images import runtime_env_of
+
+        given["runtime_env"] = runtime_env_of(image)
+    return given
+
+
 def attempt_of(task: Task[..., Any], options: TaskOptions) -> Attempt:
     """Return what runs a task with these options in a worker."""
     return Attempt(task, options.variables, options.memory_bytes)

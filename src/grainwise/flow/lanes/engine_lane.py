@@ -1,8 +1,8 @@
 """The lane that runs tasks in workers.
 
 A plain task is a remote call, and the scheduler waits for its ref. What needs somebody to stand by (a map, a
-time limit, calls that must not run twice at once) has a thread, which reports into a queue. Where there are
-both, the wait for refs is cut into slices.
+time limit, calls that must not run twice at once, or in the replicas of an environment) has a thread, which
+reports into a queue. Where there are both, the wait for refs is cut into slices.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from ...api.map import map as map_items
 from ...api.tasks import remote
 from ...api.values import cancel, get, wait
 from ..mapping.elements import ElementsRun
-from .attempt import attempt_of, feasible_cpus, run_function, surroundings
+from ..replicas.images import place_of
+from .attempt import attempt_of, remote_options, run_function, surroundings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...objects.ref import ObjectRef
+    from ..environment import ActorEnvironment
+    from ..replicas.calls import Crew
     from ..running.jobs import Job
     from ..running.scheduler import Scheduler
 
@@ -41,7 +44,9 @@ class EngineLane:
         self._facts: dict[int, ObjectRef[Any]] = {}
         """What somebody wants to hear of the runs: by job."""
         self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
-        self._n_threads = 0
+        self._threads: dict[int, Job] = {}
+        """Jobs that a thread runs, or will, by their ids."""
+        self._crews: dict[Any, Crew] = {}
 
     def submit(self, job: Job, scheduler: Scheduler) -> None:
         """Hand a job on."""
@@ -52,6 +57,8 @@ class EngineLane:
             self._in_thread(job, run.run)
         elif task.stand_in is not None:  # a test's mock: it can't travel
             self._done.put(_run_here(job))
+        elif (place := place_of(task, job.options)) is not None:
+            self._in_replica(job, place)
         elif _is_watched(job):
             watched = _Watched(job)
             job.cancel = watched.cancel
@@ -73,16 +80,29 @@ class EngineLane:
     def _in_thread(self, job: Job, act: Any) -> None:
         import contextvars
 
-        def run() -> None:
-            try:
-                ended: Ended = (job, act(), None)
-            except BaseException as error:
-                ended = (job, None, error)
-            self._done.put(ended)
-
-        self._n_threads += 1
+        self._threads[id(job)] = job
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(run,), name=f"flow {job.path}", daemon=True).start()
+        name = f"flow {job.path}"
+        threading.Thread(target=context.run, args=(self._end, job, act), name=name, daemon=True).start()
+
+    def _in_replica(self, job: Job, place: ActorEnvironment) -> None:
+        from ..replicas.calls import Crew
+
+        crew = self._crews.get(place)
+        if crew is None:
+            crew = self._crews[place] = Crew(place.max_replicas)
+        hosted = _Hosted(job, place)
+        job.cancel = hosted.cancel
+        self._threads[id(job)] = job
+        crew.run(lambda: self._end(job, hosted.run), f"flow environment {place.name}")
+
+    def _end(self, job: Job, act: Any) -> None:
+        """Run a job in a thread, and report its end."""
+        try:
+            ended: Ended = (job, act(), None)
+        except BaseException as error:
+            ended = (job, None, error)
+        self._done.put(ended)
 
     def wait(self, timeout_s: float | None) -> list[Ended]:
         """Return what has ended, at least one job, or nothing when the time is over or `wake` was called."""
@@ -100,7 +120,7 @@ class EngineLane:
                 except queue.Empty:
                     return []
                 return self._counted([first])
-            if self._n_threads:
+            if self._threads:
                 left = SLICE_S if left is None else min(SLICE_S, left)
             ready = wait(list(self._refs), num_returns=1, timeout=left)[0]
             if ready:
@@ -118,7 +138,8 @@ class EngineLane:
 
     def _counted(self, found: list[Ended | None]) -> list[Ended]:
         ended = [each for each in found if each is not None]
-        self._n_threads -= sum(_has_thread(job) for job, _, _ in ended)
+        for job, _, _ in ended:
+            self._threads.pop(id(job), None)
         return ended
 
     def _fetched(self, ref: ObjectRef[Any]) -> Ended:
@@ -151,10 +172,9 @@ class EngineLane:
         for ref in self._refs:
             cancel(ref)
         self._refs.clear()
-
-
-def _has_thread(job: Job) -> bool:
-    return job.entity.kind == "map" or (job.entity.stand_in is None and _is_watched(job))
+        for job in self._threads.values():
+            job.cancel()
+        self._threads.clear()
 
 
 def _is_watched(job: Job) -> bool:
@@ -210,6 +230,28 @@ class _Watched:
             self._results.close()
 
 
+class _Hosted(_Watched):
+    """Runs a job in the replicas of its environment."""
+
+    def __init__(self, job: Job, place: ActorEnvironment) -> None:
+        from ..replicas.calls import Reach
+
+        super().__init__(job)
+        self._place = place
+        self._reach = Reach(place)
+
+    def _attempt(self) -> Any:
+        from ..replicas.calls import attempt_in
+
+        job = self._job
+        function = attempt_in(self._place, job.entity, job.options).of_dict
+        return self._reach.call(function, job.values, job.options.timeout_s)
+
+    def cancel(self) -> None:
+        """Stop it."""
+        self._reach.cancellation.set()
+
+
 # -- remote functions of tasks ---------------------------------------------------------------------------
 
 
@@ -222,15 +264,11 @@ def remote_of(task: Any, options: Any, *, form: str = "") -> Any:
         form: "of_dict" takes the arguments as one item, "with_facts" returns how it ran as well.
     """
     made = task.__dict__.setdefault("_remotes", {})
-    variables = tuple(sorted(options.variables.items()))
-    num_cpus = feasible_cpus(options.num_cpus)
-    key = (variables, options.memory_bytes, num_cpus, form)
+    given = remote_options(task, options)
+    key = (repr(given), tuple(sorted(options.variables.items())), options.memory_bytes, form)
     function = made.get(key)
     if function is None:
         attempt = attempt_of(task, options)
         called = getattr(attempt, form) if form else attempt
-        n_results = 2 if form == "with_facts" else 1
-        function = made[key] = remote(
-            num_cpus=num_cpus, max_retries=0, num_returns=n_results, name=task.name
-        )(called)
+        function = made[key] = remote(**given, num_returns=2 if form == "with_facts" else 1)(called)
     return function

@@ -18,16 +18,18 @@ from ...api.map import map as map_items
 from ...api.tasks import remote
 from ...errors import GrainwiseError
 from ..errors import MapError, TypeMismatchError
-from ..lanes.attempt import feasible_cpus, run_coroutine, surroundings
+from ..lanes.attempt import remote_options, run_coroutine, surroundings
+from ..replicas.images import place_of
 from ..running.jobs import is_retriable, pause_s
 from ..running.mode import _is_in_task
 from .budget import Concurrency
-from .window import Failed, Window
+from .window import EngineCalls, Failed, Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ..environment import ActorEnvironment
     from ..running.jobs import Job
     from ..running.scheduler import Scheduler
 
@@ -115,7 +117,15 @@ class Element:
             _is_in_task.reset(token)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Element, (self._task, self._names, self._shared, self._limits)
+        return type(self), (self._task, self._names, self._shared, self._limits)
+
+
+class RowElement(Element):
+    """The same with the items of an element in one tuple."""
+
+    def __call__(self, row: tuple[Any, ...]) -> Any:
+        """Run the function on an element; return its result, checked."""
+        return super().__call__(*row)
 
 
 class ElementsRun:
@@ -149,10 +159,22 @@ class ElementsRun:
         for name, each in self._task.interface.inputs.items():
             if name not in self._shared and name not in self._names:
                 self._shared[name] = each.default
-        limits = None
-        if self._options.variables or self._options.memory_bytes is not None:
-            limits = (self._options.variables, None if is_inline else self._options.memory_bytes)
-        self._element = Element(self._task, self._names, self._shared, limits)
+        is_here = is_inline or self._task.stand_in is not None
+        self._place = None if is_here else place_of(self._task, self._options)
+        self._element = self._make_element()
+
+    def _make_element(self) -> Element:
+        variables, memory_bytes = self._options.variables, self._options.memory_bytes
+        kind: type[Element] = Element
+        if self._place is not None:
+            from ..replicas.places import left_to_set
+
+            variables, memory_bytes = left_to_set(self._place, self._options)
+            kind = Element if len(self._names) == 1 and not self._budgets else RowElement
+        elif self._is_inline:
+            memory_bytes = None
+        limits = (variables, memory_bytes) if variables or memory_bytes is not None else None
+        return kind(self._task, self._names, self._shared, limits)
 
     @staticmethod
     def _find_budgets(own: Any, shared: Concurrency | None) -> list[Concurrency]:
@@ -330,6 +352,8 @@ class ElementsRun:
         """Return the results of a round as they come: the place of the first, and those that follow it."""
         if self._is_inline or self._task.stand_in is not None:
             return self._here(columns)
+        if self._place is not None and not self._budgets:
+            return self._in_environment(self._place, columns)
         if self._budgets:
             return self._one_by_one(columns)
         limit = self._map.concurrency
@@ -343,8 +367,7 @@ class ElementsRun:
         return arrivals
 
     def _remote(self) -> Any:
-        num_cpus = feasible_cpus(self._options.num_cpus)
-        return remote(num_cpus=num_cpus, max_retries=0, name=self._task.name)(self._element)
+        return remote(**remote_options(self._task, self._options))(self._element)
 
     def _here(self, columns: list[Any]) -> Iterator[tuple[int, list[Any]]]:
         chunk: list[Any] = []
@@ -362,9 +385,25 @@ class ElementsRun:
 
     def _one_by_one(self, columns: list[Any]) -> Iterator[tuple[int, list[Any]]]:
         """Submit elements as places come free; yield results as they come."""
-        return Window(self._budgets, self._remote(), self._names, self._shared).run(
-            columns, lambda: self._is_cancelled
-        )
+        calls: Any
+        if self._place is None:
+            calls = EngineCalls(self._remote())
+        else:
+            from ..replicas.calls import HostedCalls
+
+            calls = HostedCalls(self._place, self._element, self._options.timeout_s)
+        window = Window(self._budgets, calls, self._names, self._shared)
+        return window.run(columns, lambda: self._is_cancelled)
+
+    def _in_environment(self, place: ActorEnvironment, columns: list[Any]) -> Iterator[tuple[int, list[Any]]]:
+        from ..replicas.calls import Round
+
+        limit = self._map.concurrency or None
+        self._results = Round(place, self._element, self._options.timeout_s, limit)
+        if self._is_cancelled:
+            self._close()
+        arrivals: Iterator[tuple[int, list[Any]]] = self._results.run(columns)
+        return arrivals
 
     def cancel(self) -> None:
         """Stop: nothing more begins."""

@@ -26,14 +26,49 @@ class Failed:
         self.error = error
 
 
-class Window:
-    """Runs elements under budgets: each is a call of its own, submitted when it has a place in all."""
+class EngineCalls:
+    """Elements as calls of the engine's workers.
 
-    def __init__(
-        self, budgets: list[Concurrency], function: Any, names: tuple[str, ...], shared: Any
-    ) -> None:
-        self._budgets = budgets
+    Args:
+        function: a remote function; takes the items of an element.
+    """
+
+    def __init__(self, function: Any) -> None:
         self._function = function
+
+    def submit(self, row: tuple[Any, ...]) -> Any:
+        """Begin a call."""
+        return self._function.remote(*row)
+
+    def wait(self, calls: list[Any], timeout_s: float | None) -> list[Any]:
+        """Return one that has ended, or nothing when the time is over."""
+        return wait(calls, num_returns=1, timeout=timeout_s)[0]
+
+    def result(self, call: Any) -> Any:
+        """Return what one gave, an error as `Failed`."""
+        try:
+            return get(call)
+        except Exception as error:
+            return Failed(error)
+
+    def cancel(self, call: Any) -> None:
+        """Stop one."""
+        cancel(call)
+
+
+class Window:
+    """Runs elements under budgets: each is a call of its own, submitted when it has a place in all.
+
+    Args:
+        budgets: what elements take places of.
+        calls: begins, awaits and ends them: `EngineCalls`, or `replicas.calls.HostedCalls`.
+        names: of the mapped inputs.
+        shared: the others.
+    """
+
+    def __init__(self, budgets: list[Concurrency], calls: Any, names: tuple[str, ...], shared: Any) -> None:
+        self._budgets = budgets
+        self._calls = calls
         self._names = names
         self._shared = shared
         self._event = threading.Event()
@@ -53,16 +88,15 @@ class Window:
                 self._event.clear()
                 is_held = self._submit(waiting, running, rows)
                 if running:
-                    ready = wait(list(running), num_returns=1, timeout=SLICE_S if is_held else None)[0]
-                    for ref in ready:
-                        index, places = running.pop(ref)
+                    for call in self._calls.wait(list(running), SLICE_S if is_held else None):
+                        index, places = running.pop(call)
                         self._give(places)
-                        yield index, [_fetch(ref)]
+                        yield index, [self._calls.result(call)]
                 else:
                     self._event.wait(1.0)  # others have all places; they wake us
         finally:
-            for ref, (_, places) in running.items():
-                cancel(ref)
+            for call, (_, places) in running.items():
+                self._calls.cancel(call)
                 self._give(places)
 
     def _submit(self, waiting: dict[Any, deque[int]], running: dict[Any, Any], rows: list[Any]) -> bool:
@@ -72,7 +106,7 @@ class Window:
             indices = waiting[places]
             while indices and self._take(places):
                 index = indices.popleft()
-                running[self._function.remote(*rows[index])] = (index, places)
+                running[self._calls.submit(rows[index])] = (index, places)
             if indices:
                 is_held = True
             else:
@@ -93,10 +127,3 @@ class Window:
     def _give(self, places: Any) -> None:
         for budget, place in zip(self._budgets, places):
             budget.give(place)
-
-
-def _fetch(ref: Any) -> Any:
-    try:
-        return get(ref)
-    except Exception as error:
-        return Failed(error)

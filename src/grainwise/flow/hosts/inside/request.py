@@ -95,16 +95,19 @@ class Request:
         self.is_stale = False
         self.is_done = False
         self._thread = threading.Thread(target=self._run, name=f"map of {start.name}", daemon=True)
-        self._thread.start()
+        self._is_begun = False
 
     # -- the loop ------------------------------------------------------------------------------------------
 
     def put(self, entries: list[Any], *, is_last: bool) -> None:
-        """Take elements of the program."""
+        """Take elements of the program; the map begins with the first, which may be all of them."""
         with self._changed:
             self._inbox.append(entries)
             self._is_last = is_last
             self._changed.notify_all()
+        if not self._is_begun:
+            self._is_begun = True
+            self._thread.start()
 
     def cancel(self) -> None:
         """The program is gone, or wants no more."""
@@ -112,6 +115,8 @@ class Request:
             self._is_cancelled = True
             results = self._results
             self._changed.notify_all()
+        if not self._is_begun:
+            self.is_done = True
         if results is not None:
             results.close()
 
@@ -126,7 +131,8 @@ class Request:
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end of the map."""
-        self._thread.join(timeout_s)
+        if self._is_begun:
+            self._thread.join(timeout_s)
 
     # -- the map's thread ------------------------------------------------------------------------------------
 
@@ -135,7 +141,7 @@ class Request:
         try:
             results = engine_map(
                 self._work,
-                self._entries(),
+                self._all_entries() or self._entries(),
                 return_exceptions=True,
                 retries=start.retries if start.timeout_s is not None else max(1, start.retries),
                 timeout=start.timeout_s,
@@ -156,6 +162,15 @@ class Request:
         finally:
             self.is_done = True
             self._wake()
+
+    def _all_entries(self) -> list[Any]:
+        """Return all elements if they have come in one frame: of a list, the engine knows how many follow."""
+        with self._changed:
+            if not self._is_last or len(self._inbox) != 1:
+                return []
+            entries = self._inbox.popleft()
+        self._under_way.extend(entries)
+        return entries
 
     def _entries(self) -> Iterator[Any]:
         under_way = self._under_way
