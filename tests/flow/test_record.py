@@ -6,6 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,26 @@ def test_where_and_when_tasks_ran(folder: Path) -> None:
         assert pid != os.getpid()
         assert queued_s <= started_s <= ended_s
         assert run_s >= 0
+
+
+def test_a_slow_element_holds_up_the_record_of_no_other(tmp_path: Path) -> None:
+    @task
+    def wait_for_file(x: int, path: str) -> int:
+        while x == 0 and not os.path.exists(path):
+            time.sleep(0.002)
+        return x
+
+    mapped = map_task(wait_for_file, bound_inputs={"path"})
+    thread = threading.Thread(target=lambda: mapped(x=list(range(30)), path=str(tmp_path / "go")))
+    thread.start()
+    done: set[int] = set()
+    while len(done) < 29:
+        for run in flow.list_runs():
+            with reading.reading() as connection:
+                done = set(reading.load_elements(connection, run.run_id, "n0"))
+    (tmp_path / "go").touch()
+    thread.join()
+    assert done == set(range(1, 30))
 
 
 def test_failures_and_retries_of_elements_are_kept(mode: str, folder: Path) -> None:
