@@ -1,3 +1,4 @@
+# pyright: reportUnsupportedDunderAll=false
 """The module that stands for `ray`: Ray's public names, each leading to grainwise's own."""
 
 from __future__ import annotations

@@ -123,9 +123,10 @@ class Element:
 class RowElement(Element):
     """The same with the items of an element in one tuple."""
 
-    def __call__(self, row: tuple[Any, ...]) -> Any:
-        """Run the function on an element; return its result, checked."""
-        return super().__call__(*row)
+    def __call__(self, *row: Any) -> Any:
+        """Run the function on an element, a tuple of its items; return its result, checked."""
+        (items,) = row
+        return super().__call__(*items)
 
 
 class ElementsRun:
@@ -399,11 +400,10 @@ class ElementsRun:
         from ..replicas.calls import Round
 
         limit = self._map.concurrency or None
-        self._results = Round(place, self._element, self._options.timeout_s, limit)
+        self._results = results = Round(place, self._element, self._options.timeout_s, limit)
         if self._is_cancelled:
             self._close()
-        arrivals: Iterator[tuple[int, list[Any]]] = self._results.run(columns)
-        return arrivals
+        return results.run(columns)
 
     def cancel(self) -> None:
         """Stop: nothing more begins."""
