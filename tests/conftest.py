@@ -18,6 +18,7 @@ from tests.leaks import MARK
 for _name in [name for name in os.environ if name.startswith("GRAINWISE_") and name != "GRAINWISE_CONTRACT"]:
     del os.environ[_name]
 os.environ[MARK] = f"session-{uuid.uuid4()}"
+os.environ["GRAINWISE_RUN_DIR"] = "off"  # no test writes into the developer's own record of runs
 os.environ["GRAINWISE_CACHE_DIR"] = tempfile.mkdtemp(prefix="grainwise-tests-")  # not the developer's own
 atexit.register(shutil.rmtree, os.environ["GRAINWISE_CACHE_DIR"], ignore_errors=True)
 

@@ -217,6 +217,9 @@ def test_several_results_of_a_method() -> None:
         ("max_concurrency", -1, ValueError, "The keyword 'max_concurrency' only accepts"),
         ("max_pending_calls", -2, ValueError, "The keyword 'max_pending_calls' only accepts"),
         ("num_cpus", -1, ValueError, "The quantity of resource num_cpus cannot be negative"),
+        ("max_task_retries", 1.5, TypeError, r"<class 'int'>, <class 'NoneType'>\), but received type"),
+        ("max_calls", 1, ValueError, "Invalid option keyword max_calls for actors"),
+        ("lifetime", 3, TypeError, "The type of keyword 'lifetime' must be"),
         ("lifetime", "long", ValueError, "actor `lifetime` argument must be one of"),
         ("get_if_exists", 1, TypeError, "The type of keyword 'get_if_exists' must be"),
         ("name", 3, TypeError, "The type of keyword 'name' must be"),
@@ -227,6 +230,22 @@ def test_several_results_of_a_method() -> None:
 def test_wrong_options(option: str, value: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         make_counter().options(**{option: value})
+
+
+def test_method_needs_no_options() -> None:
+    @ray.remote
+    class Plain:
+        @ray.method
+        def one(self) -> int:
+            return 1
+
+    assert ray.get(Plain.remote().one.remote()) == 1
+
+
+def test_calls_may_overtake_each_other_if_that_is_allowed() -> None:
+    plain = ray.remote(make_counter().__ray_metadata__.modified_class)
+    counter = plain.options(allow_out_of_order_execution=True).remote()
+    assert sorted(ray.get([counter.add.remote() for _ in range(5)])) == [1, 2, 3, 4, 5]
 
 
 def test_wrong_options_of_methods() -> None:

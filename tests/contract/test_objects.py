@@ -101,6 +101,12 @@ def test_a_ref_can_not_be_put_by_itself() -> None:
     assert ray.get(inner) == 1
 
 
+def test_an_owner_of_an_object_is_no_more() -> None:
+    assert ray.get(ray.put(1, _owner=None)) == 1
+    with pytest.raises(ValueError, match="_owner"):
+        ray.put(1, _owner=2)
+
+
 def test_each_get_gives_a_copy_of_its_own() -> None:
     ref = ray.put([1, 2])
     ray.get(ref).append(3)

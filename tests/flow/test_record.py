@@ -6,6 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,38 @@ def test_a_run_is_in_the_record_when_its_call_returns(mode: str, folder: Path) -
         assert reading.load_elements(connection, run_id, "n2") == {0: 13, 1: 22}
     times = rows(folder, "SELECT queued_s, started_s, ended_s FROM nodes WHERE path = 'n1'")[0]
     assert sorted(times) == list(times)
+
+
+def test_where_and_when_tasks_ran(folder: Path) -> None:
+    chain(x=1)
+    for pid, queued_s, started_s, run_s, ended_s in rows(
+        folder,
+        "SELECT pid, attempts.queued_s, attempts.started_s, run_s, attempts.ended_s FROM attempts "
+        "JOIN nodes USING (run_id, path) WHERE kind = 'task'",
+    ):
+        assert pid != os.getpid()
+        assert queued_s <= started_s <= ended_s
+        assert run_s >= 0
+
+
+def test_a_slow_element_holds_up_the_record_of_no_other(tmp_path: Path) -> None:
+    @task
+    def wait_for_file(x: int, path: str) -> int:
+        while x == 0 and not os.path.exists(path):
+            time.sleep(0.002)
+        return x
+
+    mapped = map_task(wait_for_file, bound_inputs={"path"})
+    thread = threading.Thread(target=lambda: mapped(x=list(range(30)), path=str(tmp_path / "go")))
+    thread.start()
+    done: set[int] = set()
+    while len(done) < 29:
+        for run in flow.list_runs():
+            with reading.reading() as connection:
+                done = set(reading.load_elements(connection, run.run_id, "n0"))
+    (tmp_path / "go").touch()
+    thread.join()
+    assert done == set(range(1, 30))
 
 
 def test_failures_and_retries_of_elements_are_kept(mode: str, folder: Path) -> None:

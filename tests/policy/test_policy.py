@@ -546,6 +546,21 @@ def test_what_blocked_tasks_wait_for_goes_ahead_of_tasks_that_may_block_as_well(
     assert not policy.needed("unheard of", 1)
 
 
+def test_what_is_awaited_before_any_was_ready_goes_ahead_as_well() -> None:
+    policy = Policy(1)
+    teach(policy, "reads", 500 * MS)
+    policy.ready("reads", 10)
+    [(reader, _, _)] = sends_of(policy.dispatch(waiting=True))
+    policy.blocked(reader)
+    policy.resumed(reader)
+    policy.sent(reader, "makes", 1)  # in place, on top of the one that waits
+    assert policy.needed("makes", 1)
+    finish(policy, reader, "makes", 1, 500 * MS)
+    policy.blocked(reader)
+    policy.ready("makes", 3)
+    assert [key for _, key, _ in sends_of(policy.dispatch(waiting=True))] == ["makes"]
+
+
 # -- CPUs that something else has ----------------------------------------------------------------------------
 
 

@@ -208,6 +208,18 @@ def test_an_async_actor_dies_and_is_restarted() -> None:
         get(mortal.leave.remote())
 
 
+def test_a_cancelled_call_that_waits_for_its_turn_is_told_at_once() -> None:
+    signal: Any = Signal.options(max_concurrency=1).remote()
+    assert get(signal.waiting.remote()) == 0
+    first, second = signal.wait.remote(), signal.wait.remote()
+    ray.cancel(second)
+    with pytest.raises(TaskCancelledError):
+        get(second)
+    third = signal.waiting.remote()
+    ray.cancel(first)
+    assert get(third) in (0, 1)
+
+
 # --- on threads ---------------------------------------------------------------------------------------------
 
 

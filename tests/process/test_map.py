@@ -112,6 +112,36 @@ def test_unordered_results_come_when_they_are_there(tmp_path: Path) -> None:
     assert list(results) == [0]
 
 
+def test_arrivals_are_ranges_of_what_is_there(tmp_path: Path) -> None:
+    seen = Sign(tmp_path / "seen")
+
+    def wait_for_it(i: int) -> int:
+        if i == 0:
+            seen.wait()
+        if i == 7:
+            raise KeyError(i)
+        return -i
+
+    found: dict[int, Any] = {}
+    for first, results in grainwise.map(wait_for_it, range(40), return_exceptions=True).arrivals():
+        found.update(enumerate(results, first))
+        if len(found) == 39:
+            assert 0 not in found
+            seen.put_up()
+    assert isinstance(found.pop(7), KeyError)
+    assert found == {i: -i for i in range(40) if i != 7}
+    with pytest.raises(KeyError):
+        list(grainwise.map(wait_for_it, [1, 7]).arrivals())
+
+
+def test_arrivals_inside_a_task() -> None:
+    @grainwise.remote
+    def outer() -> list[tuple[int, list[int]]]:
+        return list(grainwise.map(double, range(3)).arrivals())
+
+    assert grainwise.get(outer.remote()) == [(0, [0]), (1, [2]), (2, [4])]
+
+
 def test_a_result_comes_while_the_next_item_still_runs(tmp_path: Path) -> None:
     seen = Sign(tmp_path / "seen")
 

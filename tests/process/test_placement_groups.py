@@ -41,7 +41,7 @@ def _session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.init(num_cpus=2, num_gpus=2, resources={"disk": 1})
     yield
     for identity in placement_group_table():
-        remove_placement_group(PlacementGroup(util.placement_group.PlacementGroupID(identity)))
+        remove_placement_group(PlacementGroup(util.placement_group.PlacementGroupID.from_hex(identity)))
     assert_all_is_free()
     ray.shutdown()
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import grainwise as ray
+from grainwise.engine import current
 from grainwise.errors import InfeasibleTaskError, WorkerCrashedError
 from grainwise.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy
 
@@ -235,6 +236,21 @@ def test_a_cancelled_waiter_lets_the_cpus_go(tmp_path: Path) -> None:
     assert get(remote(abs).remote(-2)) == 2  # on the CPU that was kept for it
     gate.put_up()
     get(holder)
+
+
+def test_a_call_that_comes_as_the_last_one_leaves_has_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = remote(ray.get_gpu_ids).options(num_gpus=1)
+    reserved: Any = current.current().reserved  # type: ignore[union-attr]
+    withdraw, late = reserved.withdraw, []
+
+    def call_meanwhile(waiter: Any) -> None:
+        withdraw(waiter)
+        if not late:
+            late.append(ask.remote())  # as another thread might at this very moment
+
+    monkeypatch.setattr(reserved, "withdraw", call_meanwhile)
+    first = get(ask.remote())
+    assert len(first) == len(get(late[0])) == 1
 
 
 def test_who_waits_for_others_lends_cpus_and_keeps_the_rest() -> None:

@@ -20,6 +20,7 @@ import pytest
 
 import grainwise as ray
 from grainwise.engine import current
+from grainwise.engine.driver import environments
 from grainwise.engine.environments import running, virtual
 from grainwise.engine.environments.cache import Cache
 from grainwise.errors import RuntimeEnvSetupError
@@ -202,12 +203,14 @@ def test_an_idle_environment_ends_and_comes_back(monkeypatch: pytest.MonkeyPatch
     ray.init(num_cpus=2)
     mine = variable.options(runtime_env={"env_vars": {"A": "1"}})
     _, pid = get(mine.remote("A"))
-    wait_until_gone(pid)
     engine: Any = current.current()
+    (template,) = (each for each in engine.pool.templates.values() if each.environment is not None)
+    wait_until_gone(pid)
     deadline = time.monotonic() + LIMIT_S
-    while len(engine.pool.templates) > 1:
+    while template._pid:  # no zombie stays either
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    assert len(engine.pool.templates) == 1
     found, again = get(mine.remote("A"))
     assert found == "1"
     assert again != pid
@@ -253,6 +256,25 @@ def test_a_session_has_an_environment(tmp_path: Path) -> None:
         assert get(more.remote("A"))[0] == "session"
         assert get(more.remote("B"))[0] == "task"
         assert ray.get_runtime_context().runtime_env["env_vars"] == {"A": "session"}
+
+
+def test_that_of_the_session_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAINWISE_ENVIRONMENT_TTL_S", "0")
+    ray.init(num_cpus=2, runtime_env={"env_vars": {"A": "session"}})
+    engine: Any = current.current()
+    _, pid = get(variable.remote("A"))
+    other = variable.options(runtime_env={"env_vars": {"B": "task"}})
+    wait_until_gone(get(other.remote("B"))[1])
+    assert is_alive(pid)
+    deadline = time.monotonic() + LIMIT_S
+    while len(engine.pool.templates) > 1 or engine.pool.ending:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert (
+        engine.environments.next_end_s() is None
+    )  # else a program with nothing to do would look again and again
+    assert get(variable.remote("A")) == ("session", pid)
+    ray.shutdown()
 
 
 def test_a_task_knows_its_environment(session: None) -> None:
@@ -674,12 +696,30 @@ def test_an_environment_in_which_python_does_not_start_is_told(session: None) ->
         get(actor.ask.remote("A"))
 
 
+def test_each_further_try_leaves_nothing_open(session: None, tmp_path: Path) -> None:
+    engine: Any = current.current()
+    env = {"env_vars": {"PYTHONHOME": "/no/such/folder"}, "working_dir": str(tmp_path)}
+    numbers = set()
+    for _ in range(3):
+        with pytest.raises(RuntimeEnvSetupError, match="fail to start"):
+            get(variable.options(runtime_env=env).remote("A"))
+        links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        numbers.add(sum(link.endswith(".lock") for link in links))
+        (made,) = engine.environments.all()
+        assert [entry.num_users for entry in made.prepared.entries] == [1]
+        made.failed_at -= 2 * environments.KEEP_ERROR_S
+    assert numbers == {1}
+
+
+def parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
 def test_a_template_that_is_killed_is_started_again(session: None) -> None:
     mine = variable.options(runtime_env={"env_vars": {"A": "1"}})
     _, pid = get(mine.remote("A"))
-    with open(f"/proc/{pid}/stat") as file:
-        parent = int(file.read().rpartition(")")[2].split()[1])
-    os.kill(parent, signal.SIGKILL)
+    os.kill(parent_of(pid), signal.SIGKILL)
     wait_until_gone(pid)
     found, again = get(mine.remote("A"))
     assert found == "1"

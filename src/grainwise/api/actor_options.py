@@ -8,6 +8,7 @@ from ..engine.needs import NOTHING
 from ..engine.signatures import describe
 from ..errors import ArgumentError
 from . import session
+from .ray_arguments import wrong_type
 from .task_options import (
     LIMIT,
     check_limit,
@@ -198,7 +199,7 @@ def _check(what: str, options: dict[str, Any], checks: dict[str, Any]) -> dict[s
             if what == "actor" and name in RESOURCE_OPTIONS:
                 checked[name] = value
                 continue
-            if takes(name, value):
+            if not (what == "actor" and name == "max_calls") and takes(name, value):
                 continue
             raise ArgumentError(
                 f"Invalid option keyword {name} for {what}s - expected one of {', '.join(sorted(checks))}"
@@ -220,10 +221,10 @@ def check_whole(name: str, value: Any, *, may_be_endless: bool) -> int:
         ValueError: it is negative, and not -1 where that is allowed.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"The type of keyword '{name}' must be int, but received type {type(value)}")
+        raise TypeError(wrong_type(name, "int", value))
     if value < (-1 if may_be_endless else 0):
         expected = (
-            "None, 0, -1 or a positive integer, where -1 is no limit"
+            "None, 0, -1 or a positive integer, where -1 represents infinity"
             if may_be_endless
             else ("None, 0 or a positive integer")
         )
@@ -233,7 +234,7 @@ def check_whole(name: str, value: Any, *, may_be_endless: bool) -> int:
 
 def _check_num_cpus(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"The type of keyword '{name}' must be a number, but received type {type(value)}")
+        raise TypeError(wrong_type(name, "float int", value))
     if not 0 <= value < float("inf"):
         raise ValueError(f"The quantity of resource {name} cannot be negative or endless, got {value}")
     if 0 < value < 1e-4:
@@ -252,7 +253,7 @@ def _check_natural(name: str, value: Any) -> int:
 
 def _check_text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"The type of keyword '{name}' must be str, but received type {type(value)}")
+        raise TypeError(wrong_type(name, "str", value))
     if name == "name" and not value:
         raise ValueError("Actor name cannot be an empty string - leave it out for none")
     if name == "namespace":
@@ -262,11 +263,13 @@ def _check_text(name: str, value: Any) -> str:
 
 def _check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"The type of keyword '{name}' must be bool, but received type {type(value)}")
+        raise TypeError(wrong_type(name, "bool", value))
     return value
 
 
 def _check_lifetime(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(wrong_type(name, "str", value))
     if value not in ("detached", "non_detached"):
         raise ValueError(
             f"actor `{name}` argument must be one of 'detached', 'non_detached' and None, got {value!r:.200}"

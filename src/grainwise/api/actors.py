@@ -329,7 +329,7 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
     """Give a method of an actor's class options of its own.
 
     Args:
-        *args: nothing; it is used as `@method(num_returns=2)`.
+        *args: nothing; it is used as `@method(num_returns=2)`. `@method` alone changes nothing.
         **options:
             num_returns: results of a call, default 1; with 2 and more `remote()` returns a list of refs. A
                 method with a `yield` returns an `ObjectRefGenerator` by default, as with "streaming"; with
@@ -346,6 +346,10 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
         TypeError: an option is of the wrong type.
         ValueError: an option is out of range.
     """
+    if len(args) == 1 and callable(args[0]) and not options:
+        bare: Any = args[0]
+        undecorated: Callable[[F], F] = bare
+        return undecorated  # @method, without options
     if args:
         raise ArgumentError("method() expected keyword options, as in @method(num_returns=2)")
     checked = check_method_options(options)

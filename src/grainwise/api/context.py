@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..objects.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+    from ..objects.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, WorkerID
     from ..runtime_env import RuntimeEnv
 
 JOB_ID = JOB_BYTES.hex()
@@ -127,7 +127,7 @@ class RuntimeContext:
 
     def get_node_labels(self) -> dict[str, str]:
         """Return the labels of this machine."""
-        return {"ray.io/node-id": node_id()}
+        return node_labels()
 
     def get_runtime_env_string(self) -> str:
         """Return the runtime environment of this task, or of the session, as JSON; "{}" for none."""
@@ -196,6 +196,14 @@ class RuntimeContext:
         """Return the identity of the placement group; None outside of one."""
         inside = _inside()
         return None if inside is None or inside.group is None else str(inside.group[0])
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """As `get_placement_group_id()`, as an object; nil outside of a group."""
+        from ..objects.ids import PlacementGroupID
+
+        found = self.get_placement_group_id()
+        return PlacementGroupID.nil() if found is None else PlacementGroupID.from_hex(found)
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
@@ -383,6 +391,11 @@ def node_id() -> str:
 
 
 _node_id = ""
+
+
+def node_labels() -> dict[str, str]:
+    """Return the labels of this machine: its identity."""
+    return {"ray.io/node-id": node_id()}
 
 
 def worker_id(pid: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..engine.current import current
 from ..engine.needs import amounts_of
+from ..objects.ids import PlacementGroupID
 from .session import engine
 
 TYPE_CHECKING = False
@@ -13,44 +14,6 @@ if TYPE_CHECKING:
     from ..objects.ref import ObjectRef
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
-
-
-class PlacementGroupID:
-    """The identity of a placement group: 18 bytes."""
-
-    __slots__ = ("_hex",)
-
-    def __init__(self, digits: str) -> None:
-        self._hex = digits
-
-    @staticmethod
-    def nil() -> PlacementGroupID:
-        """Return the identity of no group."""
-        return PlacementGroupID("f" * 36)
-
-    def hex(self) -> str:
-        """Return it as 36 hexadecimal digits."""
-        return self._hex
-
-    def binary(self) -> bytes:
-        """Return it as bytes."""
-        return bytes.fromhex(self._hex)
-
-    def is_nil(self) -> bool:
-        """Say whether it is that of no group."""
-        return self._hex == "f" * 36
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PlacementGroupID) and other._hex == self._hex
-
-    def __hash__(self) -> int:
-        return hash(self._hex)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PlacementGroupID, (self._hex,)
-
-    def __repr__(self) -> str:
-        return f"PlacementGroupID({self._hex})"
 
 
 class PlacementGroup:
@@ -169,7 +132,8 @@ def placement_group(
             stacklevel=2,
         )
     return PlacementGroup(
-        PlacementGroupID(identity), [{key: float(value) for key, value in each.items()} for each in bundles]
+        PlacementGroupID.from_hex(identity),
+        [{key: float(value) for key, value in each.items()} for each in bundles],
     )
 
 
@@ -212,7 +176,9 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
     if not placement_group_name:
         raise ValueError("Please supply a non-empty value to get_placement_group")
     found = engine().ask("named_group", placement_group_name)
-    return PlacementGroup(PlacementGroupID(found["placement_group_id"]), list(found["bundles"].values()))
+    return PlacementGroup(
+        PlacementGroupID.from_hex(found["placement_group_id"]), list(found["bundles"].values())
+    )
 
 
 def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
@@ -235,7 +201,7 @@ def get_current_placement_group() -> PlacementGroup | None:
     """Return the placement group of the task or actor that asks, None outside of one."""
     engine()
     group = getattr(current(), "group", None)
-    return None if group is None else PlacementGroup(PlacementGroupID(group[0]))
+    return None if group is None else PlacementGroup(PlacementGroupID.from_hex(group[0]))
 
 
 for _public in (

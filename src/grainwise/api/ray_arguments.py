@@ -18,8 +18,8 @@ CLUSTERS = (
 )
 _LATER = "not offered yet"
 OPTIONS = frozenset((
-    "enable_task_events", "label_selector", "max_calls", "object_store_memory",
-    "_generator_backpressure_num_objects", "_labels", "_metadata", "fallback_strategy",
+    "allow_out_of_order_execution", "enable_task_events", "fallback_strategy", "label_selector", "max_calls",
+    "object_store_memory", "_generator_backpressure_num_objects", "_labels", "_metadata",
 ))  # fmt: skip
 """Ray's options of tasks and actors, taken where they ask for nothing that is missing here."""
 
@@ -65,13 +65,33 @@ def takes_option(name: str, value: Any) -> bool:
         return True
     if name == "max_calls":  # how often a worker may run it, against leaks: workers are cheap to keep
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"option max_calls expected an int, got {type(value).__name__}")
+            raise TypeError(wrong_type(name, "int", value))
+        if value < 0:
+            raise ValueError(
+                f"The keyword 'max_calls' only accepts None, 0 or a positive integer, got {value}"
+            )
+        return True
+    if name == "allow_out_of_order_execution":  # calls of an actor run in order, which it allows, too
+        if not isinstance(value, bool):
+            raise TypeError(wrong_type(name, "bool", value))
         return True
     if name in ("_metadata", "_labels", "enable_task_events", "_generator_backpressure_num_objects"):
         return True
     if value:
         raise NotImplementedError(f"option {name}={value!r:.100} is {_LATER} - expected none")
     return True
+
+
+def wrong_type(name: str, expected: str, value: Any) -> str:
+    """Say that an option is of the wrong type, in Ray's words: programs and their tests look for them.
+
+    Args:
+        name: of the option.
+        expected: the classes that it may be of, beside None, separated by blanks.
+        value: what was given.
+    """
+    kinds = ", ".join(f"<class '{kind}'>" for kind in (*expected.split(), "NoneType"))
+    return f"The type of keyword '{name}' must be ({kinds}), but received type {type(value)}"
 
 
 def takes_method_option(name: str, value: Any) -> bool:

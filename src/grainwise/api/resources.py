@@ -57,6 +57,11 @@ def changed(needs: Needs, name: str, value: Any) -> Needs:
     elif name == "scheduling_strategy":
         group, bundle, captures = _place(value)
     elif name == "placement_group":
+        if value != "default" and not hasattr(value, "bundle_count"):
+            raise TypeError(
+                f'option placement_group expected a PlacementGroup, "default" or None, got '
+                f"{type(value).__name__}"
+            )
         group, bundle, captures = (
             ("", bundle, captures) if value == "default" else _place_in(value, bundle, captures)
         )

@@ -7,6 +7,7 @@ from ..engine.calls import DYNAMIC, STREAMING, limit_of, streaming
 from ..engine.current import Options
 from ..engine.generators import is_generator_function
 from ..errors import ArgumentError
+from .ray_arguments import wrong_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def check_task_options(changes: dict[str, Any], start: Options) -> Options:
 
 def _check_num_cpus(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"The type of keyword 'num_cpus' must be a number, but received type {type(value)}")
+        raise TypeError(wrong_type("num_cpus", "float int", value))
     if not 0 <= value < float("inf"):
         raise ValueError(f"The quantity of resource num_cpus cannot be negative or endless, got {value}")
     if 0 < value < 1e-4:
@@ -74,7 +75,7 @@ def check_num_returns(value: Any) -> int:
     if value == "streaming" or value == "dynamic":
         return STREAMING if value == "streaming" else DYNAMIC
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError(f"The type of keyword 'num_returns' must be int, but received type {type(value)}")
+        raise TypeError(wrong_type("num_returns", "int str", value))
     if isinstance(value, str) or value < 0:
         raise ValueError(
             f"The keyword 'num_returns' only accepts None, a non-negative integer, \"streaming\" or "
@@ -113,11 +114,11 @@ def with_limit(num_returns: int, limit: int) -> int:
 
 def _check_max_retries(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"The type of keyword 'max_retries' must be int, but received type {type(value)}")
+        raise TypeError(wrong_type("max_retries", "int", value))
     if value < -1:
         raise ValueError(
-            f"The keyword 'max_retries' only accepts None, 0, -1 or a positive integer, where -1 is no "
-            f"limit, got {value}"
+            f"The keyword 'max_retries' only accepts None, 0, -1 or a positive integer, where -1 "
+            f"represents infinity, got {value}"
         )
     return value
 
@@ -145,7 +146,7 @@ def check_runtime_env(value: Any) -> str:
 
 def _check_name(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"The type of keyword 'name' must be str, but received type {type(value)}")
+        raise TypeError(wrong_type("name", "str", value))
     return value
 
 

@@ -22,18 +22,27 @@ else:  # last, so that linters take this `overload` for the one in effect
     W = TypeVar("W", bound=ObjectRef[Any] | ObjectRefGenerator[Any])
 
 
-def put(value: T) -> ObjectRef[T]:
+def put(value: T, *, _owner: None = None) -> ObjectRef[T]:
     """Store a value once and return a ref to it.
 
     Rarely needed: a large argument passed by value to many tasks is stored once by itself. Arrays in what
     comes back from `get` are read-only views of shared memory.
 
+    Args:
+        value: anything that can be pickled, but no ref itself.
+        _owner: None; an older Ray had it.
+
     Raises:
         TypeError: the value is an ObjectRef.
+        ValueError: `_owner` is given.
         SerializationError: the value can't be pickled; names the culprit and the path to it.
         ObjectStoreFullError: the store is full and spilling is off.
         OutOfDiskError: the store is full, and so is the spill folder.
     """
+    if _owner is not None:
+        raise ValueError(
+            f"put(_owner=...) is not offered, nor by Ray any more - expected None, got {_owner!r:.200}"
+        )
     return engine().put(value)
 
 

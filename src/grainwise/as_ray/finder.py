@@ -43,9 +43,16 @@ WHERE = {
     "ray.util.annotations": "grainwise.as_ray.annotations",
     "ray.util.scheduling_strategies": "grainwise.util.scheduling_strategies",
     "ray.data": "grainwise.as_ray.data",
-    "ray._private": "grainwise.as_ray.nothing",
+    "ray._common": "grainwise.as_ray.shared",
+    "ray._common.test_utils": "grainwise.as_ray.testing",
+    "ray._common.utils": "grainwise.as_ray.conversions",
+    "ray._private": "grainwise.as_ray.private",
+    "ray._private.ray_constants": "grainwise.as_ray.constants",
     "ray._private.services": "grainwise.as_ray.services",
-    "ray.experimental": "grainwise.as_ray.nothing",
+    "ray._private.test_utils": "grainwise.as_ray.testing",
+    "ray._private.utils": "grainwise.as_ray.conversions",
+    "ray._private.worker": "grainwise.as_ray.private_worker",
+    "ray.experimental": "grainwise.as_ray.experimental",
     "ray.experimental.state": "grainwise.util.state",
     "ray.cloudpickle": "cloudpickle",
     "ray.cloudpickle.cloudpickle": "cloudpickle.cloudpickle",
@@ -100,6 +107,18 @@ class Alias:
 def stand_in() -> ModuleType:
     """Return the module that stands for `ray`."""
     return import_module(WHERE["ray"])
+
+
+def submodule(package: str, name: str) -> ModuleType:
+    """Return a module of a package of Ray's, for `ray._private.worker` without an import of it.
+
+    Raises:
+        AttributeError: it is not here.
+    """
+    full = f"{package}.{name}"
+    if full not in WHERE:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return import_module(full)
 
 
 def install() -> None:

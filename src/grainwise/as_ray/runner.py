@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m grainwise.as_ray SCRIPT.py [ARGS...]
        python -m grainwise.as_ray -m MODULE [ARGS...]
+       python -m grainwise.as_ray - [ARGS...]           (from standard input)
 
 Runs a program that says `import ray`, unchanged, without Ray.
 """
@@ -31,6 +32,11 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "-m":
         return _run_module(arguments[1], arguments[2:])
     script = arguments[0]
+    if script == "-":
+        sys.argv = arguments
+        sys.path[0] = ""
+        _run(compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True), {})
+        return 0
     if not os.path.isfile(script):
         sys.stderr.write(f"grainwise.as_ray: there is no file {script!r}\n")
         return 2

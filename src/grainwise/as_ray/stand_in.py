@@ -1,3 +1,4 @@
+# pyright: reportUnsupportedDunderAll=false
 """The module that stands for `ray`: Ray's public names, each leading to grainwise's own."""
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _IDS = (
     "WorkerID",
 )  # fmt: skip
 _MODULES = (
-    "actor", "cloudpickle", "exceptions", "experimental", "remote_function", "runtime_context", "runtime_env",
-    "types", "util",
+    "_common", "_private", "_raylet", "actor", "cloudpickle", "exceptions", "experimental", "remote_function",
+    "runtime_context", "runtime_env", "types", "util",
 )  # fmt: skip
 
 __all__ = ["LoggingConfig", "ObjectID", "__version__", "exceptions", "init", "util"]  # noqa: F822

@@ -82,7 +82,7 @@ class InputType(click.ParamType):  # type: ignore[type-arg]
     def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str:
         """Return what stands behind the option in the help."""
         kind = self.annotation
-        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        if is_class(kind) and issubclass(kind, enum.Enum):
             return f"[{'|'.join(str(member.value) for member in kind)}]"
         if typing.get_origin(kind) is typing.Literal:
             return f"[{'|'.join(map(str, typing.get_args(kind)))}]"
@@ -99,6 +99,11 @@ class InputType(click.ParamType):  # type: ignore[type-arg]
         return _Null() if read is None else read
 
 
+def is_class(annotation: Any) -> bool:
+    """Say whether an annotation is a plain class; on Python 3.10 `list[int]` says that it is one."""
+    return isinstance(annotation, type) and typing.get_origin(annotation) is None
+
+
 def takes_json(annotation: Any) -> bool:
     """Say whether a type is given as JSON."""
     kind = strip(annotation)
@@ -106,13 +111,13 @@ def takes_json(annotation: Any) -> bool:
         return any(takes_json(member) for member in typing.get_args(kind) if member is not type(None))
     if kind is Any or typing.get_origin(kind) not in (None, typing.Literal):
         return True
-    if not isinstance(kind, type):
+    if not is_class(kind):
         return typing.get_origin(kind) is not typing.Literal
     return not (kind in _READERS or issubclass(kind, enum.Enum) or _is_path(kind) or _is_table(kind))
 
 
 def _is_path(kind: Any) -> bool:
-    return isinstance(kind, type) and (kind is os.PathLike or issubclass(kind, _PATHS))
+    return is_class(kind) and (kind is os.PathLike or issubclass(kind, _PATHS))
 
 
 def _path(kind: Any, text: str) -> Any:
@@ -135,10 +140,10 @@ def from_text(annotation: Any, text: str) -> Any:
     kind = strip(annotation)
     if is_union(kind):
         return _from_union(kind, text)
-    reader = _READERS.get(kind) if isinstance(kind, type) else None
+    reader = _READERS.get(kind) if is_class(kind) else None
     if reader is not None:
         return reader(text)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+    if is_class(kind) and issubclass(kind, enum.Enum):
         return _member(kind, text)
     if typing.get_origin(kind) is typing.Literal:
         for allowed in typing.get_args(kind):
@@ -147,7 +152,7 @@ def from_text(annotation: Any, text: str) -> Any:
         raise ValueError(f"expected one of {', '.join(map(str, typing.get_args(kind)))}")
     if _is_path(kind):
         return _path(kind, text)
-    if isinstance(kind, type) and _is_table(kind):
+    if is_class(kind) and _is_table(kind):
         return _read_table(kind, text.removeprefix("@"))
     return from_json(kind, _read_json(text, is_lenient=kind is Any))
 
@@ -309,12 +314,12 @@ def from_json(annotation: Any, data: Any) -> Any:
     if isinstance(data, dict):
         if len(args) == 2:
             return {_key(args[0], key): from_json(args[1], value) for key, value in data.items()}
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if is_class(kind) and dataclasses.is_dataclass(kind):
             hints = typing.get_type_hints(kind)
             fields = {key: from_json(hints.get(key, Any), value) for key, value in data.items()}
             return fields
         return data
-    if isinstance(kind, type):
+    if is_class(kind):
         if kind is float and type(data) is int:
             return float(data)
         if issubclass(kind, enum.Enum) and not isinstance(data, kind):

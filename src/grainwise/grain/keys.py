@@ -175,6 +175,7 @@ class Keys:
         if assumed is not None:
             self._leave_line(assumed.line)
             key.probes, key.is_suspect = assumed.probes, assumed.is_suspect
+            key.num_needing = assumed.num_needing
         return key
 
     def assume(self, name: Hashable, cpus: float) -> Key:

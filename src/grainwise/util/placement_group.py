@@ -8,13 +8,13 @@ from types import ModuleType
 
 from ..api.placement_groups import (
     PlacementGroup,
-    PlacementGroupID,
     get_current_placement_group,
     get_placement_group,
     placement_group,
     placement_group_table,
     remove_placement_group,
 )
+from ..objects.ids import PlacementGroupID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -222,9 +222,36 @@ def get_actor(id: str | Any, address: str | None = None, **_: Any) -> State | No
 def list_placement_groups(
     address: str | None = None, filters: Filters = None, limit: int = LIMIT, **_: Any
 ) -> list[State]:
-    """Return the placement groups: none."""
+    """Return the placement groups, and those that were removed; arguments as for `list_tasks`.
+
+    `state` is `PENDING`, `CREATED` or `REMOVED`.
+    """
+    from ..api.placement_groups import placement_group_table
+
     _driver()
-    return _select([], filters, limit)
+    rows = [
+        State(
+            placement_group_id=group["placement_group_id"],
+            name=group["name"],
+            creator_job_id=context.JOB_ID,
+            state=group["state"],
+            bundles=[
+                {"bundle_id": {"bundle_index": index}, "unit_resources": resources}
+                for index, resources in group["bundles"].items()
+            ],
+            is_detached=False,
+            stats=None,
+        )
+        for group in placement_group_table().values()
+    ]
+    return _select(rows, filters, limit)
+
+
+def get_placement_group(id: str | Any, address: str | None = None, **_: Any) -> State | None:
+    """Return the placement group of this identity, None if there is none."""
+    text = id if isinstance(id, str) else id.hex()
+    found = list_placement_groups(filters=[("placement_group_id", "=", text)], limit=1)
+    return found[0] if found else None
 
 
 def list_runtime_envs(

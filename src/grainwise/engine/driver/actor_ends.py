@@ -87,7 +87,7 @@ class ActorEnds:
         """Kill an actor's process; unless it may be restarted, that is its end."""
         handle = actor.handle
         if no_restart or not actor.may_restart():
-            self.die(actor, self._died(actor, "it was killed by kill()", handle))
+            self.die(actor, self._died(actor, "it was killed by `ray.kill`", handle))
         elif handle is not None:
             self.engine.pool.kill(handle)
 

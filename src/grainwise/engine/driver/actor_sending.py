@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...objects.ref import ObjectRef
+    from ..needs import Needs
     from ..processes.pool import WorkerHandle
     from .actor import Actor
 
@@ -37,9 +38,14 @@ NO_LIMIT = (1 << 63) - 1
 
 
 class ActorSending(ActorEnds):
-    """The part of `Actors` that sends."""
+    """The part of `Actors` that sends.
+
+    Attributes:
+        refused: CPUs and needs that the last look had no room for: hundreds of actors may wait for the same.
+    """
 
     missed: deque[Actor]
+    refused: set[tuple[float, Needs]]
 
     def _place(self, actor: Actor) -> WorkerHandle | None:
         """Start an actor's process, once there are CPUs for it."""
@@ -58,7 +64,13 @@ class ActorSending(ActorEnds):
             self.active[self.missed.popleft()] = None
         if self._dropped:
             self._collect()
+        refused = self.refused
+        refused.clear()
         for actor in list(self.active):
+            if refused and actor.is_waiting_for_lease():
+                options = actor.options
+                if (options.num_cpus, options.needs) in refused and not self.engine.reserved.is_next(actor):
+                    continue
             self._send(actor, waiting)
 
     def _send(self, actor: Actor, waiting: bool) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from ..calls import ActorOptions, MethodOptions
     from ..current import Exportable
+    from ..needs import Needs
     from ..processes.pool import WorkerHandle
     from ..wire.tasks import Function
     from .engine import Engine
@@ -78,6 +79,7 @@ class Actors(ActorSending):
         self.by_id: dict[int, Actor] = {}
         self.names: dict[tuple[str, str], Actor] = {}
         self.ended: deque[ActorFacts] = deque(maxlen=MAX_ENDED)
+        self.refused: set[tuple[float, Needs]] = set()
         self._dropped: deque[int] = deque()
         self._dead: weakref.WeakKeyDictionary[ActorRef, Actor] = weakref.WeakKeyDictionary()
 
@@ -205,6 +207,7 @@ class Actors(ActorSending):
             engine.dispatcher.is_reserving = True
             actor.lease = engine.reserved.admit(actor, options.num_cpus, options.needs)
             if actor.lease is None:
+                self.refused.add((options.num_cpus, options.needs))
                 return None  # until others have ended
         try:
             handle = engine.pool.start_worker(-1, environment)

@@ -364,6 +364,7 @@ class Engine(Words):
             and not self.actors.has_work()
             and not self.store.dropped
             and not self.memory.has_work()
+            and not self.pool.ending
             and not any(handle.batches or handle.waits for handle in self.pool.workers.values())
         )
 
@@ -381,7 +382,7 @@ class Engine(Words):
                 self.dispatcher.post(handle, (FREE, ranges))
         if self._outdated:
             self._retire_outdated()
-        if len(self.pool.templates) > 1:
+        if len(self.pool.templates) > 1 or self.pool.ending:
             self.environments.tidy()
         if is_idle:
             self.reserved.tidy()

@@ -7,7 +7,7 @@ Tasks of an environment that is not there stay in their queues, and others pass 
 they: it is made in a thread of its own, outside of the turn.
 
 An idle template ends after a while, with its workers; the next task starts another, of what is made already.
-So do the ones used longest ago when there are more than `MAX_TEMPLATES`.
+So do the ones used longest ago when there are more than `MAX_TEMPLATES`. That of the session stays.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ class Environments:
                     made.close()
                 return
             if made is not None:
+                environment.prepared.close()  # of an earlier time, before its processes failed to start
                 environment.prepared = made
                 environment.state = THERE
                 environment.error = None
@@ -241,7 +242,7 @@ class Environments:
         ends = [
             template.environment.used_at + self._engine.settings.environment_ttl_s
             for template in self._engine.pool.templates.values()
-            if template.environment is not None
+            if template.environment not in (None, self.own)
         ]
         return max(0.0, min(ends) - monotonic()) if ends else None
 
@@ -249,7 +250,9 @@ class Environments:
         """End templates that have been idle for too long, and those that are too many."""
         engine = self._engine
         engine.pool.reap_ended()
-        templates = [each for each in engine.pool.templates.values() if each.environment is not None]
+        templates = [
+            each for each in engine.pool.templates.values() if each.environment not in (None, self.own)
+        ]
         if not templates:
             return
         templates.sort(key=lambda each: each.environment.used_at if each.environment else 0.0)

@@ -207,6 +207,10 @@ class Reserved:
         policy.hold_back(False)
         return lease
 
+    def is_next(self, waiter: Any) -> bool:
+        """Say whether a waiter has put in the claim."""
+        return self._claim is not None and self._claim[0] is waiter
+
     def withdraw(self, waiter: Any) -> None:
         """Drop the claim of a waiter that wants nothing any more."""
         if self._claim is not None and self._claim[0] is waiter:
@@ -264,7 +268,8 @@ class Reserved:
                 self._claimed_at = 0.0
                 self._empty_workers()
         self.groups.look()
-        for spec in list(self._waiting):
+        looks = list(self._waiting)
+        for spec in looks:
             spec.send_at = NEVER  # each release looks here again
             while self._has_open(spec) and self._send(spec):
                 pass
@@ -272,8 +277,9 @@ class Reserved:
                 self._waiting.pop(spec, None)
                 self.withdraw(spec)
                 spec.send_at = 1
-                if spec.open:  # a submitter was quicker than the line above
-                    active[spec] = None
+                if spec.open:  # a submitter was quicker than the line above; the policy must not see it
+                    self._waiting[spec] = None
+                    looks.append(spec)
 
     def _check_claim(self, waiter: Any) -> None:
         """Drop a claim that nobody will ever redeem."""

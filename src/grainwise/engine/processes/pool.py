@@ -148,6 +148,7 @@ class Pool:
     Attributes:
         templates: those that are there, by descriptor.
         own: that of the program's own environment.
+        ending: those that were told to end.
     """
 
     def __init__(self, settings: dict[str, Any], num_threads: int) -> None:
@@ -159,7 +160,7 @@ class Pool:
         self.by_fd: dict[int, WorkerHandle] = {}
         self.templates: dict[int, TemplateHandle] = {}
         self.own: TemplateHandle | None = None
-        self._ending: list[TemplateHandle] = []
+        self.ending: list[TemplateHandle] = []
         self._num_threads = num_threads
         self._slots = list(range(control.NUM_SLOTS - 1, 0, -1))
         self.num_start_failures = 0
@@ -204,12 +205,11 @@ class Pool:
     def end_template(self, handle: TemplateHandle) -> None:
         """End a template that has no workers; returns at once."""
         self._forget_template(handle)
-        self._ending.append(handle)
+        self.ending.append(handle)
 
     def reap_ended(self) -> None:
         """Let go of templates that were told to end and have done so."""
-        if self._ending:
-            self._ending = [handle for handle in self._ending if not handle.reap(0)]
+        self.ending = [handle for handle in self.ending if not handle.reap(0)]
 
     def _forget_template(self, handle: TemplateHandle) -> None:
         if self.templates.pop(handle.fd, None) is not None:
@@ -313,9 +313,9 @@ class Pool:
         for handle in list(self.workers.values()):
             handle.channel.close()
             handle.fd_socket.close()
-        for each in self._ending:
+        for each in self.ending:
             each.reap(5.0)
-        self._ending.clear()
+        self.ending.clear()
 
     def close(self) -> None:
         """Close what is left. The processes have ended, and their output has been read."""

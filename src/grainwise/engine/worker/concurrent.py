@@ -290,7 +290,9 @@ class OnLoop(Concurrent):
 
     def _interrupt(self, item: Item) -> None:
         def interrupt() -> None:
-            if item.task is not None and item.has_begun:
+            if item.task is None:
+                self._skip(item)
+            elif item.has_begun:
                 item.task.cancel()
 
         self._loop.call_soon_threadsafe(interrupt)
@@ -308,6 +310,14 @@ class OnLoop(Concurrent):
     def _start(self, group: Group, item: Item) -> None:
         group.num_running += 1
         item.task = self._loop.create_task(self._run(group, item))
+
+    def _skip(self, item: Item) -> None:
+        """Answer for a call that waits for its turn: what runs may run for ever."""
+        waiting = self._group_of(item).waiting
+        if item in waiting:
+            waiting.remove(item)
+            self._finish(item, self._cancelled(item))
+            self._flush()
 
     async def _run(self, group: Group, item: Item) -> None:
         import asyncio

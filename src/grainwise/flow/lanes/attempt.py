@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from time import perf_counter, time
 from typing import Any
 
 from ...api.session import engine
@@ -36,6 +37,12 @@ class Attempt:
     def of_dict(self, values: dict[str, Any]) -> Any:
         """Do the same with the arguments as one item."""
         return self(**values)
+
+    def with_facts(self, **values: Any) -> tuple[Any, dict[str, Any]]:
+        """Do the same, and say where and when it ran, and for how long: two results."""
+        started_s, began_s = time(), perf_counter()
+        result = self(**values)
+        return result, {"pid": os.getpid(), "started_s": started_s, "run_s": perf_counter() - began_s}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Attempt, (self.task, self.variables, self.memory_bytes)

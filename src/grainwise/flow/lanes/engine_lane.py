@@ -41,6 +41,8 @@ class EngineLane:
     def __init__(self) -> None:
         self._refs: dict[ObjectRef[Any], Job] = {}
         self._results: dict[int, ObjectRef[Any]] = {}
+        self._facts: dict[int, ObjectRef[Any]] = {}
+        """What somebody wants to hear of the runs: by job."""
         self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._threads: dict[int, Job] = {}
         """Jobs that a thread runs, or will, by their ids."""
@@ -62,9 +64,18 @@ class EngineLane:
             job.cancel = watched.cancel
             self._in_thread(job, watched.run)
         else:
-            ref = remote_of(task, job.options).remote(**{**job.values, **job.refs})
+            ref = self._submit(job, has_facts=bool(scheduler.telling))
             self._refs[ref] = job
             job.cancel = lambda: cancel(ref)
+
+    def _submit(self, job: Job, *, has_facts: bool) -> ObjectRef[Any]:
+        function = remote_of(job.entity, job.options, form="with_facts" if has_facts else "")
+        called = function.remote(**{**job.values, **job.refs})
+        if not has_facts:
+            ref: ObjectRef[Any] = called
+            return ref
+        ref, self._facts[id(job)] = called
+        return ref
 
     def _in_thread(self, job: Job, act: Any) -> None:
         import contextvars
@@ -146,7 +157,11 @@ class EngineLane:
 
     def facts(self, job: Job) -> dict[str, Any]:
         """Return what is known of the process that ran a job."""
-        return {}
+        ref = self._facts.pop(id(job), None)
+        if ref is None or id(job) not in self._results:  # it did not get to the end
+            return {}
+        facts: dict[str, Any] = get(ref)
+        return facts
 
     def ref_of(self, job: Job) -> Any:
         """Return the ref of a job's result, if the engine holds it."""
@@ -200,7 +215,7 @@ class _Watched:
 
     def _attempt(self) -> Any:
         job = self._job
-        function = remote_of(job.entity, job.options, is_one_item=True)
+        function = remote_of(job.entity, job.options, form="of_dict")
         self._results = map_items(
             function, [job.values], timeout=job.options.timeout_s, progress=False, return_exceptions=False
         )
@@ -240,14 +255,20 @@ class _Hosted(_Watched):
 # -- remote functions of tasks ---------------------------------------------------------------------------
 
 
-def remote_of(task: Any, options: Any, *, is_one_item: bool = False) -> Any:
-    """Return the remote function that runs a task with these options; each is made once."""
+def remote_of(task: Any, options: Any, *, form: str = "") -> Any:
+    """Return the remote function that runs a task with these options; each is made once.
+
+    Args:
+        task: the task.
+        options: of the call.
+        form: "of_dict" takes the arguments as one item, "with_facts" returns how it ran as well.
+    """
     made = task.__dict__.setdefault("_remotes", {})
     given = remote_options(task, options)
-    key = (repr(given), tuple(sorted(options.variables.items())), options.memory_bytes, is_one_item)
+    key = (repr(given), tuple(sorted(options.variables.items())), options.memory_bytes, form)
     function = made.get(key)
     if function is None:
         attempt = attempt_of(task, options)
-        called = attempt.of_dict if is_one_item else attempt
-        function = made[key] = remote(**given)(called)
+        called = getattr(attempt, form) if form else attempt
+        function = made[key] = remote(**given, num_returns=2 if form == "with_facts" else 1)(called)
     return function

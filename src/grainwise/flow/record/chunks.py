@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from . import encoding, places
@@ -41,16 +41,11 @@ def placed(kept: encoding.Kept, folder: str) -> tuple[Any, str | None]:
 
 def row_of(session: int, run_id: str, path: str, chunk: Chunk) -> Any:
     """Return the row of a chunk, its value, and the rows of its failures."""
-    pairs = [
-        (index, value)
-        for indices, results in zip(chunk.indices, chunk.results)
-        for index, value in zip(indices, results)
-    ]
-    pairs.sort(key=_index_of)
-    first, n_elements = pairs[0][0], len(pairs)
+    indices, results = _sorted(chunk)
+    first, n_elements = indices[0], len(indices)
     packed = None
-    if pairs[-1][0] - first + 1 != n_elements:
-        numbers = array("Q", [index for index, _ in pairs])
+    if indices[-1] - first + 1 != n_elements:
+        numbers = array("Q", indices)
         if sys.byteorder != "little":
             numbers.byteswap()
         packed = numbers.tobytes()
@@ -58,12 +53,13 @@ def row_of(session: int, run_id: str, path: str, chunk: Chunk) -> Any:
     done = None
     if failed:
         bits = bytearray((n_elements + 7) // 8)
-        for at, (index, _) in enumerate(pairs):
+        for at, index in enumerate(indices):
             if index not in failed:
                 bits[at >> 3] |= 1 << (at & 7)
         done = bytes(bits)
+        results = [value for index, value in zip(indices, results) if index not in failed]
     try:
-        kept = encoding.keep([value for index, value in pairs if index not in failed], is_shown=False)
+        kept = encoding.keep(results, is_shown=False)
     except encoding.UnkeepableError:
         kept = encoding.Kept("none", [], "")
     place = (run_id, path, chunk.attempt, first, n_elements, packed, done)
@@ -74,6 +70,26 @@ def row_of(session: int, run_id: str, path: str, chunk: Chunk) -> Any:
         for index, error in islice(failed.items(), chunk.n_listed)
     ]
     return row, kept, encoding.digest_of(kept.parts, *place), failures
+
+
+def _sorted(chunk: Chunk) -> tuple[Sequence[int], list[Any]]:
+    """Return the indices in order, and their results; by whole ranges, as most are, where they can be."""
+    ranges = sorted(zip(chunk.indices, chunk.results), key=_first_of)
+    results = [value for _, values in ranges for value in values]
+    if all(isinstance(indices, range) for indices, _ in ranges):
+        spans = [indices for indices, _ in ranges]
+        if all(one[-1] < other[0] for one, other in pairwise(spans)):
+            first, last = spans[0][0], spans[-1][-1]
+            if last - first + 1 == len(results):
+                return range(first, last + 1), results
+            return [index for indices in spans for index in indices], results
+    pairs = [(index, value) for indices, values in ranges for index, value in zip(indices, values)]
+    pairs.sort(key=_index_of)
+    return [index for index, _ in pairs], [value for _, value in pairs]
+
+
+def _first_of(part: tuple[Sequence[int], Sequence[Any]]) -> int:
+    return part[0][0]
 
 
 def _index_of(pair: tuple[int, Any]) -> int:

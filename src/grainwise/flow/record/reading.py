@@ -52,6 +52,7 @@ def reading(folder: str | None = None, *, is_writing: bool = False) -> Iterator[
             yield connection
             if is_writing:
                 connection.execute("COMMIT")
+                connection.execute("PRAGMA incremental_vacuum").fetchall()
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:

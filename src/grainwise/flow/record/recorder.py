@@ -16,7 +16,7 @@ from typing import Any
 from . import encoding, places
 from .chunks import Chunk, insert_chunks, marks, placed, row_of, texts
 from .process import this_process
-from .writer import Writer
+from .writer import GATHER_S, Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class RunRecord:
                 chunk.failed.update(failures)
             chunk.ended_s = time_s
         if is_first:
-            self.writer.submit(lambda c: self._write_chunks(c, run, run_id, path), is_urgent=False)
+            self.writer.submit(lambda c: self._write_chunks(c, run, run_id, path), GATHER_S)
             self._warn_of_problem(run)
 
     def _flush_chunks(self, run: _OpenRun, run_id: str, path: str) -> None:

@@ -141,6 +141,7 @@ def open_tables(path: str, *, timeout_s: float = WAIT_S) -> sqlite3.Connection:
         if version > VERSION:
             raise sqlite3.DatabaseError(f"it was made by a later grainwise: version {version}, not {VERSION}")
         if version < VERSION:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
             os.chmod(path, 0o600)

@@ -12,6 +12,7 @@ import atexit
 import os
 import queue
 import threading
+from time import monotonic
 from typing import Any
 
 from . import places, schema
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 GATHER_S = 0.02
 """So long elements of maps are gathered before they are written: the most that a crash can cost a map, beside
 what is on its way from the workers."""
+ROW_S = 0.002
+"""The same of what is told of runs and nodes."""
 IDLE_S = 0.5
 FLUSH_LIMIT_S = schema.WAIT_S + 2.0
 
@@ -45,22 +48,26 @@ class Writer:
     def _clear(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[tuple[Job, bool]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._is_urgent = threading.Event()
+        self._due_s = float("inf")
+        """When what is in the queue is to be written at the latest; changed under the lock."""
+        self._is_sooner = threading.Event()
 
     def begin_anew(self) -> None:
         """Try again what has failed."""
         self.problem = None
 
-    def submit(self, job: Job, *, is_urgent: bool = True) -> None:
-        """Have something written, in the order of the calls; what is not urgent may wait for more."""
+    def submit(self, job: Job, within_s: float = ROW_S) -> None:
+        """Have something written, in the order of the calls; it may wait so long for more."""
         if self._pid != os.getpid():
             self._clear()
         with self._lock:
-            self._jobs.put((job, is_urgent))
-            if is_urgent:
-                self._is_urgent.set()
+            self._jobs.put(job)
+            due_s = monotonic() + within_s
+            if due_s < self._due_s:
+                self._due_s = due_s
+                self._is_sooner.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="grainwise record", daemon=True)
                 self._thread.start()
@@ -71,7 +78,7 @@ class Writer:
         if self._pid != os.getpid() or (self._thread is None and self._jobs.empty()):
             return True
         done = threading.Event()
-        self.submit(_Mark(done))
+        self.submit(_Mark(done), 0.0)
         return done.wait(timeout_s)
 
     # -- the thread ------------------------------------------------------------------------------------
@@ -91,20 +98,24 @@ class Writer:
     def _gather(self) -> list[Job] | None:
         """Return what is to be written now; None when there was nothing for a while."""
         try:
-            first, is_urgent = self._jobs.get(timeout=IDLE_S)
+            jobs = [self._jobs.get(timeout=IDLE_S)]
         except queue.Empty:
             with self._lock:
                 if self._jobs.empty():
                     self._thread = None
                     return None
             return []
-        if not is_urgent:
-            self._is_urgent.wait(GATHER_S)
-        self._is_urgent.clear()
-        jobs = [first]
+        while True:
+            with self._lock:
+                self._is_sooner.clear()
+                left_s = self._due_s - monotonic()
+                if left_s <= 0.0:
+                    self._due_s = float("inf")
+                    break
+            self._is_sooner.wait(left_s)
         try:
             while True:
-                jobs.append(self._jobs.get_nowait()[0])
+                jobs.append(self._jobs.get_nowait())
         except queue.Empty:
             return jobs
 
