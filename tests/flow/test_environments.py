@@ -219,7 +219,7 @@ class Notes:
     def attempt_ended(
         self, run_id: str, path: str, attempt: int, error: Any, facts: Any, time_s: Any
     ) -> None:
-        self.attempts.append((attempt, type(error)))
+        self.attempts.append((attempt, type(error), facts.get("pid")))
 
 
 def test_recorders_are_told(tmp_path: Path) -> None:
@@ -231,7 +231,8 @@ def test_recorders_are_told(tmp_path: Path) -> None:
     finally:
         flow.remove_recorder(notes)
     assert sum(map(len, notes.elements)) == 100
-    assert [attempt for attempt, _ in notes.attempts][-3:] == [1, 2, 3]
+    assert [attempt for attempt, _, _ in notes.attempts][-3:] == [1, 2, 3]
+    assert notes.attempts[-1][2] in replicas_of("shared")
 
 
 # --- ends ------------------------------------------------------------------------------------------------

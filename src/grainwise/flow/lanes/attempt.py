@@ -44,6 +44,10 @@ class Attempt:
         result = self(**values)
         return result, {"pid": os.getpid(), "started_s": started_s, "run_s": perf_counter() - began_s}
 
+    def of_dict_with_facts(self, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Do that with the arguments as one item."""
+        return self.with_facts(**values)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Attempt, (self.task, self.variables, self.memory_bytes)
 

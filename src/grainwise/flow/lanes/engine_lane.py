@@ -43,6 +43,8 @@ class EngineLane:
         self._results: dict[int, ObjectRef[Any]] = {}
         self._facts: dict[int, ObjectRef[Any]] = {}
         """What somebody wants to hear of the runs: by job."""
+        self._told: dict[int, dict[str, Any]] = {}
+        """The same of runs in replicas, which is here already."""
         self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._threads: dict[int, Job] = {}
         """Jobs that a thread runs, or will, by their ids."""
@@ -91,7 +93,7 @@ class EngineLane:
         crew = self._crews.get(place)
         if crew is None:
             crew = self._crews[place] = Crew(place.max_replicas)
-        hosted = _Hosted(job, place)
+        hosted = _Hosted(job, place, self._told)
         job.cancel = hosted.cancel
         self._threads[id(job)] = job
         crew.run(lambda: self._end(job, hosted.run), f"flow environment {place.name}")
@@ -157,6 +159,9 @@ class EngineLane:
 
     def facts(self, job: Job) -> dict[str, Any]:
         """Return what is known of the process that ran a job."""
+        told = self._told.pop(id(job), None)
+        if told is not None:
+            return told
         ref = self._facts.pop(id(job), None)
         if ref is None or id(job) not in self._results:  # it did not get to the end
             return {}
@@ -231,21 +236,23 @@ class _Watched:
 
 
 class _Hosted(_Watched):
-    """Runs a job in the replicas of its environment."""
+    """Runs a job in the replicas of its environment; `told` gets what is known of the run, by job."""
 
-    def __init__(self, job: Job, place: ActorEnvironment) -> None:
+    def __init__(self, job: Job, place: ActorEnvironment, told: dict[int, dict[str, Any]]) -> None:
         from ..replicas.calls import Reach
 
         super().__init__(job)
         self._place = place
+        self._told = told
         self._reach = Reach(place)
 
     def _attempt(self) -> Any:
         from ..replicas.calls import attempt_in
 
         job = self._job
-        function = attempt_in(self._place, job.entity, job.options).of_dict
-        return self._reach.call(function, job.values, job.options.timeout_s)
+        function = attempt_in(self._place, job.entity, job.options).of_dict_with_facts
+        result, self._told[id(job)] = self._reach.call(function, job.values, job.options.timeout_s)
+        return result
 
     def cancel(self) -> None:
         """Stop it."""
