@@ -147,4 +147,5 @@ def trace_node(graph: Graph, entity: Any, args: tuple[Any, ...], kwargs: dict[st
     """Add a call to a graph; return its node."""
     interface = entity.interface
     given = interface.named(args, kwargs) if args else kwargs
+    given = {**getattr(entity, "promised", {}), **given}  # what a map's partial binds to promises
     return graph.add(entity, check_edges(entity, interface.complete(given)))

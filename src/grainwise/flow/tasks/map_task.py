@@ -7,6 +7,7 @@ import typing
 from typing import Any, Optional
 
 from ..errors import CallError
+from ..graph.promise import has_promise
 from ..graph.tracing import current_graph, trace_call
 from ..mapping.budget import Concurrency
 from ..mapping.elements import least_successes
@@ -34,11 +35,17 @@ class MapTask:
     ) -> None:  # fmt: skip
         target, bound = _unwrap(target)
         self.target = target
-        self.bound = {name: target.interface.check_input(name, value) for name, value in bound.items()}
         if isinstance(bound_names, dict):
-            self.bound.update({n: target.interface.check_input(n, v) for n, v in bound_names.items()})
+            bound = {**bound, **bound_names}
             bound_names = ()
-        given: set[str] = set(bound_names or ())
+        self.promised = {name: value for name, value in bound.items() if has_promise(value)}
+        """Inputs that are the same for all elements, and whose values the workflow will know."""
+        self.bound = {
+            name: target.interface.check_input(name, value)
+            for name, value in bound.items()
+            if name not in self.promised
+        }
+        given: set[str] = {*(bound_names or ()), *self.promised}
         unknown = sorted(given - set(target.interface.inputs))
         if unknown:
             raise ValueError(

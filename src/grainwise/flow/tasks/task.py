@@ -56,7 +56,10 @@ class Task(Generic[P, R]):
         functools.update_wrapper(self, function)
         self.name = f"{function.__module__}.{function.__qualname__.replace('<locals>.', '')}"
         self.hints = read_hints(function) if hints is None else hints
-        self.interface = read_interface(function, f"{self.kind} {self.name!r}", self.hints)
+        self.interface = read_interface(
+            function, f"{self.kind} {self.name!r}", self.hints,
+            takes_untyped=bool(options.others.get("pickle_untyped")),
+        )  # fmt: skip
         self.is_async = bool(getattr(function, "__code__", None) and function.__code__.co_flags & 0x80)
         self._is_plain = not (options.cache or options.variables or self.is_async)
 
@@ -252,7 +255,8 @@ def task(
         cache_version: with `cache=True`, what `Cache(version=...)` says.
         cache_serialize: the same for `Cache(serialize=...)`.
         cache_ignore_input_vars: the same for `Cache(ignored_inputs=...)`.
-        **others: other arguments that Flyte's `task` has; taken, without effect.
+        **others: `pickle_untyped=True` for parameters and results without annotation, which may then be
+            anything; other arguments that Flyte's `task` has are taken, without effect.
 
     Raises:
         ValueError: an option is unknown, of the wrong type or out of range.

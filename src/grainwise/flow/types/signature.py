@@ -237,7 +237,11 @@ def _make_tuple(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
 
 
 def read_interface(
-    function: Callable[..., Any], owner: str, hints: dict[str, Any] | None = None
+    function: Callable[..., Any],
+    owner: str,
+    hints: dict[str, Any] | None = None,
+    *,
+    takes_untyped: bool = False,
 ) -> Interface:
     """Return the interface of a function.
 
@@ -245,6 +249,7 @@ def read_interface(
         function: with annotations.
         owner: for messages.
         hints: its annotations, resolved, where the function itself can't tell any more.
+        takes_untyped: what has no annotation is anything.
 
     Raises:
         MissingTypeError: a parameter has no annotation.
@@ -253,6 +258,8 @@ def read_interface(
     """
     if hints is None:
         hints = read_hints(function)
+    if takes_untyped:
+        hints = {**dict.fromkeys([*inspect.signature(function).parameters, "return"], Any), **hints}
     inputs = []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.POSITIONAL_ONLY or "VAR" in parameter.kind.name:
@@ -272,6 +279,9 @@ def read_interface(
 
 def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a function; names in quotes are resolved, of local classes as well."""
+    returned = getattr(function, "__annotations__", {}).get("return")
+    if isinstance(returned, str) and returned.startswith("("):
+        return _read_hints_of_tuple(function, returned)
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:
@@ -285,6 +295,23 @@ def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(function, localns={**around, **closed}, include_extras=True)
 
 
+def _read_hints_of_tuple(function: Any, returned: str) -> dict[str, Any]:
+    """Return the annotations of a function that says `-> (A, B)` in quotes, which is no type to Python."""
+    import ast
+    import types
+
+    whole: Any = ast.parse(returned, mode="eval").body
+    members = [ast.unparse(each) for each in (whole.elts if isinstance(whole, ast.Tuple) else [whole])]
+    places = [f"return {index}" for index in range(len(members))]  # names that no parameter has
+    code = inspect.unwrap(function)
+    double = types.FunctionType(code.__code__, code.__globals__, closure=code.__closure__)
+    double.__annotations__ = {**function.__annotations__, **dict(zip(places, members))}
+    del double.__annotations__["return"]
+    hints = read_hints(double)
+    outputs = tuple(hints.pop(place) for place in places)
+    return {**hints, "return": outputs if isinstance(whole, ast.Tuple) else outputs[0]}
+
+
 def read_outputs(annotation: Any, owner: str) -> tuple[dict[str, Any], Any]:
     """Return the outputs that a return annotation names, and the named tuple that holds them, if any."""
     if annotation is None or annotation is type(None) or annotation is inspect.Signature.empty:
@@ -296,11 +323,15 @@ def read_outputs(annotation: Any, owner: str) -> tuple[dict[str, Any], Any]:
         for name in fields:
             _check_allowed(hints.get(name, Any), owner, name)
         return {name: hints.get(name, Any) for name in fields}, annotation
-    if typing.get_origin(annotation) is tuple:
-        arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple or isinstance(annotation, tuple):
+        arguments = annotation if isinstance(annotation, tuple) else typing.get_args(annotation)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             raise RestrictedTypeError(
                 f"{owner} returns `{show_type(annotation)}` - expected a tuple of a known length, or a list"
+            )
+        if len(arguments) == 1:
+            raise RestrictedTypeError(
+                f"{owner} returns a tuple of one - expected its type alone: a tuple stands for several outputs"
             )
         for index, argument in enumerate(arguments):
             _check_allowed(argument, owner, f"o{index}")

@@ -113,16 +113,21 @@ class FunctionWorkflow(WorkflowBase, Generic[P, R]):
 
     def __init__(
         self, function: Callable[P, R], failure_policy: Any, interruptible: Any, on_failure: Any, docs: Any,
-        default_options: Any,
+        default_options: Any, pickle_untyped: bool = False,
     ) -> None:  # fmt: skip
         name = f"{function.__module__}.{function.__qualname__.replace('<locals>.', '')}"
         super().__init__(name, failure_policy, interruptible, on_failure, default_options)
         functools.update_wrapper(self, function)
         self._workflow_function: Callable[..., Any] = function
         self.docs = docs
-        self.interface = read_interface(function, f"workflow {name!r}")
+        self.pickle_untyped = pickle_untyped
+        self.interface = self._read_interface()
         self._compiled: Graph | None = None
         check_returns(function, self.interface)
+
+    def _read_interface(self) -> Interface:
+        owner = f"workflow {self.name!r}"
+        return read_interface(self._workflow_function, owner, takes_untyped=self.pickle_untyped)
 
     def trace(self, values: dict[str, Any]) -> Graph:
         """Call the function with promises; return the calls that it made.
@@ -187,7 +192,7 @@ class FunctionWorkflow(WorkflowBase, Generic[P, R]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.interface = read_interface(self._workflow_function, f"workflow {self.name!r}")
+        self.interface = self._read_interface()
 
 
 def check_no_outputs(interface: Interface, result: Any) -> None:
@@ -237,7 +242,7 @@ def workflow(
         on_failure: a task or workflow with the same inputs, and `err: Optional[FlyteError] = None` if it
             wants; called when a node has failed; the error is raised all the same.
         docs: kept, without effect.
-        pickle_untyped: kept; every parameter needs a type.
+        pickle_untyped: parameters and results without annotation may be anything.
         default_options: `Options` of its runs.
 
     Raises:
@@ -248,6 +253,8 @@ def workflow(
     def make(function: Any) -> Any:
         if isinstance(function, WorkflowBase) or not hasattr(function, "__qualname__"):
             raise DefinitionError(f"workflow() expected a function, got {type(function).__name__}")
-        return FunctionWorkflow(function, failure_policy, interruptible, on_failure, docs, default_options)
+        return FunctionWorkflow(
+            function, failure_policy, interruptible, on_failure, docs, default_options, bool(pickle_untyped)
+        )
 
     return make if _workflow_function is None else make(_workflow_function)
