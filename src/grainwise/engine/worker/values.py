@@ -94,6 +94,7 @@ class Values:
     def forget(self, identity: bytes) -> None:
         """Drop a function that the driver has dropped, and what it had captured."""
         self.worker.functions.pop(identity, None)
+        self.worker.plain.discard(identity)
 
     def load(self, wire: tuple[Any, ...]) -> Any:
         """Unpack a packed wire."""
