@@ -428,3 +428,30 @@ def test_options_that_make_no_sense_are_refused() -> None:
         ray.remote(max_retries=-2)(lambda: 1)
     with pytest.raises(ValueError, match="num_returns"):
         ray.remote(lambda: 1).options(num_returns=-1)
+
+
+def test_an_error_that_a_task_has_caught_holds_nothing_of_it() -> None:
+    @ray.remote
+    def fail() -> None:
+        raise ValueError("as planned")
+
+    @ray.remote
+    def parent() -> bool:
+        import gc
+        import weakref
+
+        def catch() -> Any:
+            large = {"something that takes much memory"}
+            ref = fail.options(max_retries=0).remote()
+            try:
+                ray.get(ref)
+            except ValueError:
+                return weakref.ref(large)
+
+        gc.disable()
+        try:
+            return catch()() is None
+        finally:
+            gc.enable()
+
+    assert ray.get(parent.remote(), timeout=LIMIT_S)

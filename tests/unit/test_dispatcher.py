@@ -75,7 +75,7 @@ class FakeEngine:
         self.store = types.SimpleNamespace(dropped=deque(), collect=lambda: None)
         self.counters = types.SimpleNamespace(batches=0, tasks=0, taken_back=0)
         self.record = Record(num_cpus)
-        self.actors = types.SimpleNamespace(has_work=lambda: False)
+        self.actors = types.SimpleNamespace(active={}, missed=(), dropped=())
         self.borders = types.SimpleNamespace(lender=lambda handle: lambda packed: ("lent", packed.stream))
         self.results = types.SimpleNamespace(
             fail=lambda ref, error: self.failed.append((ref, error)), dependents={}

@@ -54,7 +54,7 @@ def read(ref: ObjectRef[Any]) -> Any:
     if engine is not None and not engine.is_closed:
         return engine.get((ref,), None)[0]
     if ref._state == FAILED:
-        from ..engine.driver.crash import fresh
+        from ..engine.wire.failures import fresh
 
         raise fresh(ref._value)
     if ref._state != PACKED:

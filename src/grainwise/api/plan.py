@@ -290,7 +290,7 @@ class Plan:
 
     def _check(self, run: Run) -> None:
         if run.error is not None:
-            from ..engine.driver.crash import fresh
+            from ..engine.wire.failures import fresh
 
             raise fresh(run.error)
 

@@ -252,7 +252,11 @@ class Roster:
 
     def _occupy(self, worker: Worker, cpus: float) -> None:
         if not worker.is_blocked and cpus != worker.cpus:
-            self.use(cpus - worker.cpus)
+            change = cpus - worker.cpus
+            if change % 1.0:
+                self.use(change)
+            else:
+                self.cpus_in_use += change  # the common case, twice for each message
         worker.cpus = cpus
 
     def _file(self, number: int, worker: Worker) -> None:

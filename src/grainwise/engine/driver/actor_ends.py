@@ -42,7 +42,7 @@ class ActorEnds:
     by_id: dict[int, Actor]
     names: dict[tuple[str, str], Actor]
     ended: deque[ActorFacts]
-    _dropped: deque[int]
+    dropped: deque[int]
     _dead: weakref.WeakKeyDictionary[ActorRef, Actor]
 
     def _make(self, actor: Actor, *, has_refs: bool = False) -> None:
@@ -55,8 +55,8 @@ class ActorEnds:
 
     def _collect(self) -> None:
         """Look after actors whose last handle is gone."""
-        while self._dropped:
-            actor = self.by_id.get(self._dropped.popleft())
+        while self.dropped:
+            actor = self.by_id.get(self.dropped.popleft())
             if actor is not None and actor.ref() is None:
                 actor.is_dropped = True
                 self._end_if_done(actor)

@@ -62,7 +62,7 @@ class ActorSending(ActorEnds):
         """Send what can be sent."""
         while self.missed:
             self.active[self.missed.popleft()] = None
-        if self._dropped:
+        if self.dropped:
             self._collect()
         refused = self.refused
         refused.clear()

@@ -80,17 +80,17 @@ class Actors(ActorSending):
         self.names: dict[tuple[str, str], Actor] = {}
         self.ended: deque[ActorFacts] = deque(maxlen=MAX_ENDED)
         self.refused: set[tuple[float, Needs]] = set()
-        self._dropped: deque[int] = deque()
+        self.dropped: deque[int] = deque()
         self._dead: weakref.WeakKeyDictionary[ActorRef, Actor] = weakref.WeakKeyDictionary()
 
     def drop(self, identity: int) -> None:
         """Note that the last handle of an actor is gone; called by finalizers, in the middle of anything."""
-        self._dropped.append(identity)
+        self.dropped.append(identity)
         self.engine.backstop.ring()
 
     def has_work(self) -> bool:
         """Say whether `send` has something to look at."""
-        return bool(self.active or self.missed or self._dropped)
+        return bool(self.active or self.missed or self.dropped)
 
     # -- making ----------------------------------------------------------------------------------------
 

@@ -256,21 +256,6 @@ def is_worth_retrying(error: BaseException, which: Any) -> bool:
     return which is True or (isinstance(which, (tuple, list)) and isinstance(error, tuple(which)))
 
 
-def fresh(error: BaseException) -> BaseException:
-    """Return a copy to raise: an exception raised twice would collect both tracebacks."""
-    import copy
-
-    try:
-        again = copy.copy(error)
-    except Exception:
-        return error
-    if again.__class__ is not error.__class__:
-        return error
-    if again.__cause__ is None:
-        again.__cause__ = error.__cause__
-    return again
-
-
 def internal(error: Exception) -> GrainwiseError:
     """Return the error that says that it is our bug, unless it says something better already."""
     if isinstance(error, GrainwiseError):

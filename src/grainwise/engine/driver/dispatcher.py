@@ -94,8 +94,9 @@ class Dispatcher(TakingBack):
             self.engine.store.collect()  # so that workers find the room
         while self.missed:
             active[self.missed.popleft()] = None
-        if self.engine.actors.has_work():
-            self.engine.actors.send(waiting)
+        actors = self.engine.actors
+        if actors.active or actors.missed or actors.dropped:
+            actors.send(waiting)
         while dead_keys:
             policy.forget(dead_keys.popleft())
         if dead_functions:

@@ -10,7 +10,7 @@ from time import monotonic, perf_counter
 from ...errors import EngineClosedError, GetTimeoutError
 from ...objects.codec import is_atom
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
-from ..wire.failures import pack_or_name, read_value
+from ..wire.failures import fresh, pack_or_name, read_value
 from . import crash
 
 TYPE_CHECKING = False
@@ -114,7 +114,7 @@ class Words:
             return read_value(value)
         if self.is_exiting and isinstance(value, EngineClosedError):
             freeze_daemon()
-        raise crash.fresh(value)
+        raise fresh(value)
 
     def wait(
         self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None

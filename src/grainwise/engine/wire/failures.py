@@ -149,3 +149,21 @@ def load_error(failure: BaseException, task_name: str, what: str = "function") -
     error = SerializationError(reason, task_name=task_name, what=what, action="unpickled")
     error.__cause__ = failure
     return error
+
+
+def fresh(error: BaseException) -> BaseException:
+    """Return a copy to raise: an exception raised twice would collect both tracebacks.
+
+    And what a ref holds would hold, by its traceback, the frames that have the ref, and all else in them.
+    """
+    import copy
+
+    try:
+        again = copy.copy(error)
+    except Exception:
+        return error
+    if again.__class__ is not error.__class__:
+        return error
+    if again.__cause__ is None:
+        again.__cause__ = error.__cause__
+    return again

@@ -71,6 +71,7 @@ class Worker(Reporting):
     def __init__(self, uid: int, words: memoryview, channel: Channel, fd_socket: socket.socket) -> None:
         super().__init__(uid, words, channel, fd_socket)
         self.functions: dict[bytes, Callable[..., Any] | BaseException] = {}
+        self.plain: set[bytes] = set()  # of these functions, those that are known to be no generators
         self.task_name = ""
         self.tags: Any = None  # set by run_worker
         self.claim_lock: claims.SlotLock | None = None  # where there are no barriers
@@ -207,7 +208,7 @@ class Worker(Reporting):
         batch.function = function
         if num_returns != 1:
             pack = self.inside.pack_results(num_returns)
-        elif is_generator_function(function) and not batch.flags & (RAW | STARRED):
+        elif identity not in self.plain and self._yields(identity, function, batch):
             pack = self.inside.pack_first
         else:
             pack = self.inside.pack_result
@@ -218,6 +219,14 @@ class Worker(Reporting):
             told = (batch.part, batch.timed, batch.spent_s, batch.worst_s)
             batch.timed, batch.spent_s, batch.worst_s = 0, 0.0, 0.0
             batch.times.append(told)
+
+    def _yields(self, identity: Any, function: Callable[..., Any], batch: Batch) -> bool:
+        """Say whether a function is a generator of which the first value counts; if not, don't ask again."""
+        if is_generator_function(function):
+            return not batch.flags & (RAW | STARRED)
+        if identity.__class__ is bytes and batch.failure is None:  # methods may change, stand-ins do
+            self.plain.add(identity)
+        return False
 
     def _run_items(
         self,

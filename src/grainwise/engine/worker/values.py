@@ -14,7 +14,7 @@ from ...errors import TaskCancelledError
 from ...objects.codec import ERROR_WIRE, PACKED_WIRE, Packed, is_atom, known_ref, unpack
 from ...objects.ref import FAILED, PACKED, READY, ObjectRef
 from ...objects.reuse import Reuse
-from ..wire.failures import pack_or_name, read_error, read_value, unreadable
+from ..wire.failures import fresh, pack_or_name, read_error, read_value, unreadable
 from ..wire.tasks import FUSED, LOCAL_WIRE, MULTI_WIRE, REF_WIRE, argument_name, packed_wire
 from .own_children import SENT
 
@@ -94,6 +94,7 @@ class Values:
     def forget(self, identity: bytes) -> None:
         """Drop a function that the driver has dropped, and what it had captured."""
         self.worker.functions.pop(identity, None)
+        self.worker.plain.discard(identity)
 
     def load(self, wire: tuple[Any, ...]) -> Any:
         """Unpack a packed wire."""
@@ -200,7 +201,7 @@ class Values:
             return ref._value
         if ref._state == PACKED:
             return read_value(ref._value)
-        raise ref._value
+        raise fresh(ref._value)
 
     # -- out -------------------------------------------------------------------------------------------
 
