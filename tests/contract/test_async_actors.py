@@ -159,6 +159,18 @@ def test_concurrency_groups() -> None:
     assert ray.get(refs) == ["fired", "fired"]
 
 
+def test_methods_have_groups_that_the_actor_has() -> None:
+    class Mistaken:
+        @ray.method(concurrency_group="io")
+        async def read(self) -> int:
+            return 1
+
+    with pytest.raises((AssertionError, ValueError)):
+        ray.remote(Mistaken).remote()
+    found = ray.remote(concurrency_groups={"io": 1})(Mistaken).remote()
+    assert ray.get(found.read.remote()) == 1
+
+
 def test_a_running_call_is_cancelled() -> None:
     @ray.remote
     class Sleeper:

@@ -341,6 +341,28 @@ def test_the_command_explains_itself(args: list[str], status: int, text: str) ->
     assert text in (result.stdout if status == 0 else result.stderr)
 
 
+def test_progress_of_tasks_is_printed() -> None:
+    result = run_script(
+        INSTALL
+        + """
+import ray
+from ray.experimental import tqdm_ray
+
+@ray.remote
+def count():
+    bar = tqdm_ray.tqdm(range(3), desc="steps", flush_interval_s=3600)
+    return sum(bar), bar.total
+
+ray.init(num_cpus=1, tag_output=False)
+assert ray.get(count.remote()) == (3, 3)
+ray.shutdown()
+""",
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr.splitlines()[-1] == "steps: 3/3 it"
+
+
 # --- programs such as Ray's documentation has, under both ---------------------------------------------------
 
 PROGRAMS = Path(__file__).parent / "ray_programs"

@@ -444,3 +444,23 @@ def test_the_names_of_util() -> None:
     assert util.placement_group_table(group)["name"] == ""
     util.remove_placement_group(group)
     assert util.placement_group.placement_group is placement_group
+
+
+def test_groups_are_listed() -> None:
+    from grainwise.util import state
+
+    group = placement_group([{"CPU": 1}, {"disk": 1}], name="listed")
+    assert group.wait(LIMIT_S)
+    (row,) = state.list_placement_groups(filters=[("name", "=", "listed")])
+    assert (row.placement_group_id, row.state) == (group.id.hex(), "CREATED")
+    assert [bundle["unit_resources"] for bundle in row.bundles] == [{"CPU": 1}, {"disk": 1}]
+    assert state.get_placement_group(group.id) == row
+    assert state.get_placement_group("00" * 18) is None
+    assert isinstance(group.id, ray.PlacementGroupID)
+
+
+def test_labels_that_this_machine_does_not_have_are_refused() -> None:
+    from grainwise.util.scheduling_strategies import In, NodeLabelSchedulingStrategy
+
+    with pytest.raises(ValueError, match="label 'gpu' of this machine is None, which the strategy excludes"):
+        NodeLabelSchedulingStrategy({"gpu": In("new")})

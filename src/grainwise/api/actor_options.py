@@ -44,6 +44,7 @@ def actor_options(cls: Any, class_name: str, given: dict[str, Any]) -> ActorOpti
     """Return the options of an actor as the engine takes them.
 
     Raises:
+        ArgumentError: a method is of a concurrency group that the actor does not have.
         ValueError: it shall take the actor of a name, and has none.
     """
     if given.get("get_if_exists") and not given.get("name"):
@@ -54,6 +55,12 @@ def actor_options(cls: Any, class_name: str, given: dict[str, Any]) -> ActorOpti
     if num_cpus is None:  # as Ray has it: nothing is said, or one that has other things has a CPU, too
         num_cpus = 1.0 if any(name != "memory" for name, _ in needs[0]) else 0.0
     groups = given.get("concurrency_groups") or {}
+    for name, (_, _, _, group, *_) in methods.items():
+        if group and group not in groups:
+            raise ArgumentError(
+                f"method {class_name}.{name} is of concurrency group {group!r}, which the actor does not "
+                f"have - expected one of concurrency_groups={groups!r:.200}"
+            )
     concurrency = given.get("max_concurrency") or (ASYNC_CONCURRENCY if is_async else 1)
     return ActorOptions(
         class_name,

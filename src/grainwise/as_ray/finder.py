@@ -53,6 +53,7 @@ WHERE = {
     "ray._private.utils": "grainwise.as_ray.conversions",
     "ray._private.worker": "grainwise.as_ray.private_worker",
     "ray.experimental": "grainwise.as_ray.experimental",
+    "ray.experimental.tqdm_ray": "grainwise.as_ray.progress_bars",
     "ray.experimental.state": "grainwise.util.state",
     "ray.cloudpickle": "cloudpickle",
     "ray.cloudpickle.cloudpickle": "cloudpickle.cloudpickle",

@@ -280,7 +280,7 @@ def _start(program: str, env: dict[str, str] | None, errors: int) -> subprocess.
 
 def _check(process: subprocess.Popen[bytes], printed: str) -> None:
     if process.returncode:
-        sys.stderr.write(printed)
+        sys.stdout.write(printed)  # where a failing test shows it
         raise subprocess.CalledProcessError(process.returncode, process.args, printed)
 
 

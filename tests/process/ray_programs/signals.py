@@ -82,7 +82,10 @@ except subprocess.CalledProcessError as error:
 else:
     raise AssertionError
 started = run_string_as_driver_nonblocking("print('beside')")
-assert started.communicate()[0].strip() == b"beside"
+assert started.stdout.read().strip() == b"beside"
+assert started.wait() == 0
+started.stdout.close()
+started.stderr.close()
 
 worker = ray._private.worker.global_worker
 assert worker.connected
@@ -90,6 +93,11 @@ assert worker.mode == ray._private.worker.SCRIPT_MODE
 assert worker.current_job_id.hex() == ray.get_runtime_context().get_job_id()
 assert worker.worker_id.hex() == ray.get_runtime_context().get_worker_id()
 assert isinstance(ray._raylet.ActorID.nil(), ray._raylet.BaseID)
+
+large = ray.put(bytes(1 << 20))
+assert ray.experimental.get_object_locations([large])[large]["node_ids"] == [
+    ray.get_runtime_context().get_node_id()
+]
 
 ray.shutdown()
 assert not worker.connected
