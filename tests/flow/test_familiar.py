@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import types
+from typing import NamedTuple
 
 import pytest
 
 from grainwise import flow
-from grainwise.flow import RestrictedTypeError, TypeMismatchError, create_node, dynamic, map_task, task, workflow
+from grainwise.flow import RestrictedTypeError, TypeMismatchError, create_node, map_task, task, workflow
 
 
 @task
@@ -104,3 +104,148 @@ def test_what_has_no_type_is_anything_when_asked() -> None:
     assert twice(a="x") == ["x", "x"]
     with pytest.raises(TypeMismatchError):
         same(a=1, b="x")
+
+
+def test_a_workflow_put_together_by_hand_is_a_part_of_others(mode: str) -> None:
+    by_hand = flow.Workflow(name="by.hand")
+    node = by_hand.add_entity(plus, a=by_hand.add_workflow_input("a", int), b=1)
+    by_hand.add_workflow_output("sum", node.outputs["o0"])
+
+    @workflow
+    def around(a: int) -> int:
+        return plus(a=by_hand(a=a), b=10)
+
+    outer = flow.Workflow(name="by.hand.outer")
+    inner = outer.add_subwf(by_hand, a=outer.add_workflow_input("a", int))
+    outer.add_workflow_output("z", inner.outputs["sum"])
+    assert around(a=1) == 12
+    assert by_hand(a=3) == outer(a=3) == 4
+
+
+def test_cases_may_give_values_of_different_types(mode: str) -> None:
+    @task
+    def text(n: int) -> str:
+        return f"<{n}>"
+
+    @workflow
+    def either(n: int) -> int | str:
+        return flow.conditional("which").if_(n > 3).then(plus(a=n, b=1)).else_().then(text(n=n))
+
+    assert either(n=5) == 6
+    assert either(n=1) == "<1>"
+
+
+def test_a_case_gives_what_a_call_returned() -> None:
+    @workflow
+    def constant(n: int) -> int:
+        return flow.conditional("which").if_(n > 3).then(5).else_().then(plus(a=n, b=1))
+
+    @workflow
+    def not_called(n: int) -> int:
+        return flow.conditional("which").if_(n > 3).then(plus).else_().then(plus(a=n, b=1))
+
+    for wrong in (constant, not_called):
+        with pytest.raises(AssertionError, match=r"'which', then\(...\): expected what a call"):
+            wrong(n=1)
+
+
+class Only(NamedTuple):
+    value: int
+
+
+def test_the_only_field_of_a_named_tuple_may_come_without_it(mode: str) -> None:
+    @task
+    def bare(a: int) -> Only:
+        return a  # type: ignore[return-value]
+
+    @workflow
+    def only(a: int) -> Only:
+        return plus(a=bare(a=a).value, b=1)
+
+    @workflow
+    def around(a: int) -> int:
+        return only(a=a).value
+
+    assert bare(a=1) == Only(1)
+    assert only(a=1) == Only(2)
+    assert only(a=1).value == around(a=1) == 2
+
+
+def test_a_call_may_name_what_a_plan_has_fixed(mode: str) -> None:
+    @workflow
+    def added(a: int, b: int = 1) -> int:
+        return plus(a=a, b=b)
+
+    plan = flow.LaunchPlan.create(f"fixed-{mode}", added, fixed_inputs={"b": 5})
+
+    @workflow
+    def around(a: int) -> int:
+        return plus(a=plan(a=a), b=plan(a=a, b=100))
+
+    assert plan(a=1) == 6
+    assert plan(a=1, b=2) == 3
+    assert around(a=1) == 107
+
+
+def test_a_mock_stands_in_for_a_workflow(mode: str) -> None:
+    @workflow
+    def inner(a: int) -> int:
+        return plus(a=a, b=1)
+
+    @workflow
+    def outer(a: int) -> int:
+        return plus(a=inner(a=a), b=1)
+
+    plan = flow.LaunchPlan.create(f"mocked-{mode}", inner)
+    with flow.task_mock(inner) as mock:
+        mock.return_value = 40
+        assert inner(a=1) == plan(a=1) == 40
+        assert outer(a=5) == 41
+        mock.assert_called_with(a=5)
+        mock.return_value = "x"
+        with pytest.raises(TypeMismatchError):
+            inner(a=1)
+    assert outer(a=1) == 3
+
+
+def test_what_a_cluster_wants_to_know_is_taken() -> None:
+    from grainwise.flow.types.directory import FlyteDirectory
+    from grainwise.flow.types.file import CSVFile, FlyteFile
+
+    assert issubclass(CSVFile, FlyteFile)
+    assert CSVFile.extension() == "csv"
+    assert FlyteDirectory is flow.FlyteDirectory
+
+    @task(secret_requests=[flow.Secret(group="g", key="k")], pod_template=flow.PodTemplate())
+    def count(a: int) -> int:
+        return a
+
+    @workflow(docs=flow.Documentation(short_description="Count."))
+    def counted(a: int = 1) -> int:
+        return count(a=a)
+
+    @workflow
+    def again(a: int = 1) -> int:
+        """Count again.
+
+        And that is all.
+        """
+        return count(a=a)
+
+    plan = flow.LaunchPlan.create(
+        "nightly", counted, schedule=flow.CronSchedule(schedule="0 3 * * *"), labels=flow.Labels({"a": "b"}),
+        notifications=[flow.Email(phases=[flow.WorkflowExecutionPhase.FAILED], recipients_email=["a@b"])],
+    )  # fmt: skip
+    assert plan() == 1
+    assert counted.docs.short_description == "Count."
+    assert again.docs.short_description == "Count again."
+    assert again.docs.long_description.value == "And that is all."
+    with pytest.raises(ValueError, match="CronSchedule"):
+        flow.CronSchedule()
+
+
+def test_memory_is_text_or_a_whole_number() -> None:
+    assert flow.Resources(mem=100).mem == 100
+    for name in ("mem", "gpu", "ephemeral_storage"):
+        with pytest.raises(AssertionError, match=name):
+            flow.Resources(**{name: 1.5})  # type: ignore[arg-type]

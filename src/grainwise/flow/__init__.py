@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from .batching import batched as batched
     from .context import ExecutionParameters as ExecutionParameters
     from .context import current_context as current_context
+    from .declared.described import Annotations as Annotations
+    from .declared.described import CachePolicy as CachePolicy
+    from .declared.described import CronSchedule as CronSchedule
+    from .declared.described import Description as Description
+    from .declared.described import Documentation as Documentation
+    from .declared.described import Email as Email
+    from .declared.described import FixedRate as FixedRate
+    from .declared.described import Labels as Labels
+    from .declared.described import Notification as Notification
+    from .declared.described import PagerDuty as PagerDuty
+    from .declared.described import PodTemplate as PodTemplate
+    from .declared.described import Secret as Secret
+    from .declared.described import Slack as Slack
+    from .declared.described import SourceCode as SourceCode
+    from .declared.described import WorkflowExecutionPhase as WorkflowExecutionPhase
     from .declared.image import ImageSpec as ImageSpec
     from .declared.options import Cache as Cache
     from .declared.options import Options as Options
@@ -34,6 +49,10 @@ if TYPE_CHECKING:
     from .errors import DefinitionError as DefinitionError
     from .errors import FailureNodeError as FailureNodeError
     from .errors import FlowError as FlowError
+    from .errors import FlyteFailureNodeInputMismatchException as FlyteFailureNodeInputMismatchException
+    from .errors import FlyteMissingReturnValueException as FlyteMissingReturnValueException
+    from .errors import FlyteMissingTypeException as FlyteMissingTypeException
+    from .errors import FlyteRecoverableException as FlyteRecoverableException
     from .errors import MapError as MapError
     from .errors import MissingReturnValueError as MissingReturnValueError
     from .errors import MissingTypeError as MissingTypeError
@@ -41,6 +60,7 @@ if TYPE_CHECKING:
     from .errors import RecoverableError as RecoverableError
     from .errors import RestrictedTypeError as RestrictedTypeError
     from .errors import TypeMismatchError as TypeMismatchError
+    from .errors import TypeTransformerFailedError as TypeTransformerFailedError
     from .graph.conditional import conditional as conditional
     from .graph.node import Node as Node
     from .graph.promise import PathError as PathError
@@ -86,6 +106,11 @@ if TYPE_CHECKING:
 _NAMES = {
     "batching": ["batched"],
     "context": ["ExecutionParameters", "current_context"],
+    "declared.described": [
+        "Annotations", "CachePolicy", "CronSchedule", "Description", "Documentation", "Email", "FixedRate",
+        "Labels", "Notification", "PagerDuty", "PodTemplate", "Secret", "Slack", "SourceCode",
+        "WorkflowExecutionPhase",
+    ],
     "declared.image": ["ImageSpec"],
     "declared.options": ["Cache", "Options", "TaskMetadata", "VersionParameters", "WorkflowFailurePolicy"],
     "declared.resources": ["Resources"],
@@ -93,7 +118,9 @@ _NAMES = {
     "errors": [
         "BranchError", "CallError", "DefinitionError", "FailureNodeError", "FlowError", "MapError",
         "MissingReturnValueError", "MissingTypeError", "NonRecoverableError", "RecoverableError",
-        "RestrictedTypeError", "TypeMismatchError",
+        "RestrictedTypeError", "TypeMismatchError", "FlyteFailureNodeInputMismatchException",
+        "FlyteMissingReturnValueException", "FlyteMissingTypeException", "FlyteRecoverableException",
+        "TypeTransformerFailedError",
     ],
     "graph.conditional": ["conditional"],
     "graph.node": ["Node"],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def task_mock(t: Any) -> Iterator[MagicMock]:
-    """Put a mock in the place of a task's function.
+    """Put a mock in the place of a task's function, or of a workflow.
 
         with task_mock(load) as mock:
             mock.return_value = 3
@@ -26,7 +26,7 @@ def task_mock(t: Any) -> Iterator[MagicMock]:
 
     target = t.target if hasattr(t, "target") else t
     if not hasattr(target, "stand_in"):
-        raise ValueError(f"task_mock() expected a task, got {type(t).__name__}")
+        raise ValueError(f"task_mock() expected a task or workflow, got {type(t).__name__}")
     mock = MagicMock()
     before = target.stand_in
     target.stand_in = mock

@@ -42,7 +42,8 @@ class Resources:
                     f"Resources({field.name}={value!r}) expected one value, or two: request and limit"
                 )
             for part in parts:
-                if part is not None and (isinstance(part, bool) or not isinstance(part, (str, int, float))):
+                kinds = (str, int, float) if field.name == "cpu" else (str, int)
+                if part is not None and (isinstance(part, bool) or not isinstance(part, kinds)):
                     raise AssertionError(
                         f"Resources({field.name}={value!r}) expected numbers or text, got {part!r:.50}"
                     )

@@ -122,7 +122,7 @@ class ConditionalSection:
         names = [name for name in first if all(name in each for each in given)]
         if not names and first and all(len(each) == 1 for each in given):
             names = ["o0"]  # one output each, by whatever name
-        annotations = {name: first.get(name, next(iter(first.values()))).annotation for name in names}
+        annotations = {name: _annotation_of(name, given) for name in names}
         is_named = len(names) > 1 or names not in ([], ["o0"])
         node = self._node
         self._branch.interface = Interface(
@@ -142,6 +142,18 @@ class ConditionalSection:
         return f"conditional({self._branch.name!r}) {cases}"
 
 
+def _annotation_of(name: str, given: list[dict[str, Promise]]) -> Any:
+    """Return the annotation of what several cases give: theirs, or the union of those that differ."""
+    from typing import Union
+
+    found: list[Any] = []
+    for outputs in given:
+        annotation = outputs.get(name, next(iter(outputs.values()))).annotation
+        if annotation not in found:
+            found.append(annotation)
+    return found[0] if len(found) == 1 else Union[tuple(found)]  # noqa: UP007 -- annotations of any kind
+
+
 class Case:
     """A case: say what it gives with `.then(...)`, or that it is an error with `.fail(...)`."""
 
@@ -153,6 +165,12 @@ class Case:
         """Say what this case gives: what a task, workflow or inner conditional returned."""
         if isinstance(result, ConditionalSection):
             result = node_of(result._node)
+        if not isinstance(result, (Promise, VoidPromise, Node)) and not isinstance(result, tuple):
+            self._section._abandon()
+            raise AssertionError(
+                f"conditional {self._section._branch.name!r}, then(...): expected what a call of a task, "
+                f"workflow or inner conditional returned, got {result!r:.100}"
+            )
         self._block.result = result
         return self._end()
 

@@ -146,7 +146,7 @@ class Node:
         if not interface.outputs:
             return VoidPromise(self)
         if interface.output_class is None:
-            return self.outputs["o0"]
+            return next(iter(self.outputs.values()))  # `o0`, or the name that `add_workflow_output` gave
         return bundle(self, interface.output_class)
 
     def __repr__(self) -> str:

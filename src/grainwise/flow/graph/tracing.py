@@ -70,6 +70,8 @@ class Graph:
             values = [result]
         elif isinstance(result, tuple) and len(result) == len(interface.outputs):
             values = list(result)
+        elif len(interface.outputs) == 1 and not isinstance(result, tuple):
+            values = [result]  # the only field of a NamedTuple, without it
         else:
             got = len(result) if isinstance(result, tuple) else 1
             raise CallError(

@@ -197,6 +197,8 @@ class Interface:
         n_outputs = len(self.outputs)
         if isinstance(result, dict) and set(result) == set(self.outputs):
             return [result[name] for name in self.outputs]
+        if n_outputs == 1 and not isinstance(result, tuple):
+            return [result]  # the only field of a NamedTuple, without it
         if not isinstance(result, (tuple, list)) or len(result) != n_outputs:
             got = f"{len(result)}" if isinstance(result, (tuple, list)) else f"`{type(result).__name__}`"
             raise TypeMismatchError(
@@ -331,7 +333,7 @@ def read_outputs(annotation: Any, owner: str) -> tuple[dict[str, Any], Any]:
             )
         if len(arguments) == 1:
             raise RestrictedTypeError(
-                f"{owner} returns a tuple of one - expected its type alone: a tuple stands for several outputs"
+                f"{owner} returns a tuple of one - expected its type alone, as a tuple is several outputs"
             )
         for index, argument in enumerate(arguments):
             _check_allowed(argument, owner, f"o{index}")

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from ..declared.described import describe
 from ..declared.options import Options, WorkflowFailurePolicy
 from ..errors import DefinitionError, FailureNodeError
 from ..graph.node import Node
@@ -49,6 +50,8 @@ class WorkflowBase:
         self.on_failure = on_failure
         self.default_options = default_options
         self.interface: Interface
+        self.stand_in: Callable[..., Any] | None = None
+        """What a test has put in its place; see `task_mock`."""
 
     @property
     def python_interface(self) -> PythonInterface:
@@ -119,7 +122,7 @@ class FunctionWorkflow(WorkflowBase, Generic[P, R]):
         super().__init__(name, failure_policy, interruptible, on_failure, default_options)
         functools.update_wrapper(self, function)
         self._workflow_function: Callable[..., Any] = function
-        self.docs = docs
+        self.docs = describe(docs, function.__doc__ or "")
         self.pickle_untyped = pickle_untyped
         self.interface = self._read_interface()
         self._compiled: Graph | None = None
@@ -188,7 +191,9 @@ class FunctionWorkflow(WorkflowBase, Generic[P, R]):
         module, path = self._workflow_function.__module__, self._workflow_function.__qualname__
         if _is_importable(self, module, path):
             return _find, (module, path)
-        return _make_empty, (type(self),), {**self.__dict__, "_compiled": None, "interface": None}
+        return _make_empty, (type(self),), {
+            **self.__dict__, "_compiled": None, "interface": None, "stand_in": None
+        }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -241,7 +246,7 @@ def workflow(
         interruptible: kept, without effect.
         on_failure: a task or workflow with the same inputs, and `err: Optional[FlyteError] = None` if it
             wants; called when a node has failed; the error is raised all the same.
-        docs: kept, without effect.
+        docs: a `Documentation`; without it the docstring says what it is about.
         pickle_untyped: parameters and results without annotation may be anything.
         default_options: `Options` of its runs.
 
