@@ -249,3 +249,19 @@ def test_memory_is_text_or_a_whole_number() -> None:
     for name in ("mem", "gpu", "ephemeral_storage"):
         with pytest.raises(AssertionError, match=name):
             flow.Resources(**{name: 1.5})  # type: ignore[arg-type]
+
+
+def test_none_as_the_default_of_anything(mode: str) -> None:
+    @task
+    def size(items: list[int] = None) -> int:  # type: ignore[assignment]  # noqa: RUF013
+        return -1 if items is None else len(items)
+
+    @workflow
+    def sizes(items: list[int] = None) -> (int, int):  # type: ignore[assignment]  # noqa: RUF013
+        return size(), size(items=items)
+
+    assert size() == size(items=None) == -1
+    assert sizes() == (-1, -1)
+    assert sizes(items=[1, 2]) == (-1, 2)
+    with pytest.raises(TypeMismatchError, match="items"):
+        size(items=["x"])

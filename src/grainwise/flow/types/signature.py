@@ -36,7 +36,9 @@ class Input:
         self.name = name
         self.annotation = annotation
         self.default = default
-        self.checker: Checker = compile_type(annotation)
+        # `xs: list[int] = None` is what many write, and what Python 3.10 takes for an Optional.
+        taken = typing.Optional[annotation] if default is None else annotation  # noqa: UP045
+        self.checker: Checker = compile_type(taken)
 
     @property
     def has_default(self) -> bool:
