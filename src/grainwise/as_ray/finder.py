@@ -38,6 +38,7 @@ WHERE = {
     "ray.util.actor_pool": "grainwise.util.actor_pool",
     "ray.util.dask": "grainwise.util.dask",
     "ray.util.queue": "grainwise.util.queue",
+    "ray.util.placement_group": "grainwise.util.placement_group",
     "ray.util.client": "grainwise.as_ray.nothing",
     "ray.util.client.common": "grainwise.as_ray.client_common",
     "ray.util.annotations": "grainwise.as_ray.annotations",
@@ -59,10 +60,6 @@ WHERE = {
     "ray.cloudpickle.cloudpickle": "cloudpickle.cloudpickle",
 }
 """Where the modules of Ray are here."""
-LATER = {
-    "ray.util.placement_group": "grainwise.util.placement_group",
-}
-"""The same for modules that may not be there."""
 
 
 class RayFinder:
@@ -77,8 +74,6 @@ class RayFinder:
         if name != "ray" and not name.startswith("ray."):
             return None
         where = WHERE.get(name)
-        if where is None and _is_there(LATER.get(name)):
-            where = LATER[name]
         if where is None:
             refusal = refused_module(name)
             if refusal is not None:
@@ -128,12 +123,6 @@ def install() -> None:
         sys.meta_path.insert(0, RayFinder())  # pyright: ignore[reportArgumentType]
     sys.modules["ray"] = stand_in()
     import_module("grainwise.as_ray.loaded")  # for templates to see, see `engine.processes.pool`
-
-
-def _is_there(where: str | None) -> bool:
-    from importlib.util import find_spec
-
-    return where is not None and find_spec(where) is not None
 
 
 __all__ = ["NotOfferedModuleError", "RayFinder", "install", "stand_in"]

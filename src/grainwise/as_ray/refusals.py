@@ -5,8 +5,6 @@ from __future__ import annotations
 from ..api.ray_arguments import CLUSTERS
 from ..errors import GrainwiseError
 
-SOON: tuple[str, ...] = ()
-"""What is to come on one machine, too."""
 MODULES = {
     "ray.air": "Ray AIR",
     "ray.autoscaler": "the autoscaler",
@@ -81,6 +79,4 @@ def refused_name(module: str, name: str) -> NotOfferedNameError | None:
 
 
 def _reason(what: str) -> str:
-    if what in SOON:
-        return f"grainwise does not offer {what} yet"
     return f"grainwise does not offer {what} - {CLUSTERS}"

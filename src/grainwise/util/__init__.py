@@ -79,15 +79,11 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
-    from importlib.util import find_spec
 
     where = _WHERE.get(name)
     if where is None and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = f"{__name__}.{where or name}"
-    if find_spec(module) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it is not offered yet")
-    found = import_module(module)
+    found = import_module(f"{__name__}.{where or name}")
     value = found if where is None else getattr(found, name)
     globals()[name] = value
     return value

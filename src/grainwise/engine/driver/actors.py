@@ -395,17 +395,8 @@ class Actors(ActorSending):
 
     def submit(self, actor: Actor, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
         """Queue a call; return its ref, its refs or None. Takes the turn itself where that is needed."""
-        ref: ObjectRef[Any] = _new_ref(ObjectRef)
-        ref._value = call
-        ref._state = spec
-        actor.has_calls = spec.has_calls = True
-        result: Any = ref
-        if spec.num_returns < 0:
-            result = self.engine.streams.open(spec, ref, call)
-        elif spec.num_returns != 1:
-            call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
-            point_to(call.outs, spec, ref)
-            result = list(call.outs) if call.outs else None
+        ref, result = self.engine.submissions.open_call(spec, call)
+        actor.has_calls = True
         if has_refs:
             with self.engine.turn:
                 self.queue(actor, ref, call)

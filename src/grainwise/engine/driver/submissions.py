@@ -299,19 +299,23 @@ class Submissions:
             packed.append(arg)
         return Call(tuple(packed), names, nbytes), total, has_refs
 
-    def submit(self, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
-        """Queue a call, or have it wait for its arguments; return its ref, its refs or None."""
+    def open_call(self, spec: TaskSpec, call: Call) -> tuple[ObjectRef[Any], Any]:
+        """Return the ref that stands for a call, and what its caller gets: that, its parts or its stream."""
         ref: ObjectRef[Any] = _new_ref(ObjectRef)
         ref._value = call
         ref._state = spec
         spec.has_calls = True
-        result: Any = ref
+        if spec.num_returns == 1:
+            return ref, ref
         if spec.num_returns < 0:
-            result = self.engine.streams.open(spec, ref, call)
-        elif spec.num_returns != 1:
-            call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
-            point_to(call.outs, spec, ref)
-            result = list(call.outs) if call.outs else None
+            return ref, self.engine.streams.open(spec, ref, call)
+        call.outs = tuple(_new_ref(ObjectRef) for _ in range(spec.num_returns))
+        point_to(call.outs, spec, ref)
+        return ref, list(call.outs) if call.outs else None
+
+    def submit(self, spec: TaskSpec, call: Call, has_refs: bool) -> Any:
+        """Queue a call, or have it wait for its arguments; return its ref, its refs or None."""
+        ref, result = self.open_call(spec, call)
         if has_refs:
             with self.engine.turn:
                 self.await_arguments(spec, ref, call)
